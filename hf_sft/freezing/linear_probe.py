@@ -1,0 +1,19 @@
+"""Linear probing: the head alone trains."""
+
+from typing import Literal
+
+from hf_sft.freezing.base import FreezePolicy, Signals
+from hf_sft.layer_groups import LayerGroups
+
+
+class LinearProbe(FreezePolicy):
+    """Only the head trains; the backbone is the source's, bit for bit.
+
+    Kumar et al. 2022, "Fine-tuning can distort pretrained features" (ICLR, arXiv 2202.10054): mean
+    accuracy in distribution 83.5 against 85.8 of full fine-tuning, out of it 71.6 against 66.8.
+    """
+
+    type: Literal["linear-probe"] = "linear-probe"
+
+    def open(self, groups: LayerGroups, progress: float, signals: Signals) -> frozenset[str]:
+        return frozenset()

@@ -1,0 +1,10 @@
+"""Dataset formats, one per file; each is the ``data`` block of a recipe."""
+
+from hf_sft.loaders.base import Loader
+from hf_sft.loaders.chatterbot import Chatterbot
+from hf_sft.loaders.hub import Hub
+from hf_sft.loaders.image_folder import ImageFolder
+from hf_sft.loaders.pixel_table import PixelTable
+from hf_sft.loaders.table import Table
+
+__all__ = ["Chatterbot", "Hub", "ImageFolder", "Loader", "PixelTable", "Table"]

@@ -1,0 +1,72 @@
+"""Does a model's loss use ``num_items_in_batch``? Found out by trying, leaving no trace.
+
+Many forwards accept the argument through ``**kwargs`` and ignore it; the plain Trainer then takes
+steps that are too large by the accumulation steps and by the number of processes.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import find_batch_size
+
+
+def honours_item_count(trainer: Any) -> bool:
+    """Whether the loss halves when ``num_items_in_batch`` doubles, on two rows of the train set.
+
+    A loss function handed to the Trainer is taken at its word. RNG state and modes stay as they were.
+    """
+    if trainer.compute_loss_func is not None:
+        return True
+    if not trainer.model_accepts_loss_kwargs or trainer.train_dataset is None:
+        return False
+    with _undisturbed(trainer.model), torch.no_grad():
+        trainer.model.eval()
+        # Private in transformers 5.23: the only way to Trainer's own column removal.
+        collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+        batch = trainer._prepare_inputs(collate(list(islice(iter(trainer.train_dataset), 2))))
+        if "labels" not in batch:
+            return False
+        losses = []
+        for items in (1, 2):
+            count = torch.tensor(items, device=trainer.args.device)
+            with trainer.compute_loss_context_manager():
+                try:
+                    outputs = trainer.model(**batch, num_items_in_batch=count)
+                except TypeError:
+                    return False
+            losses.append(float(outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]))
+    return abs(losses[0] - 2 * losses[1]) < 1e-2 * abs(losses[0])
+
+
+def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
+    """How many labelled items a batch's mean loss is taken over: labels not ignored, or examples."""
+    labels = batch.get("labels")
+    if not torch.is_tensor(labels):
+        return find_batch_size(batch) or 0
+    if getattr(trainer, "_loss_shifts_labels", False):  # as Trainer 5.23 counts causal models
+        labels = labels[..., 1:]
+    config = getattr(trainer.model, "config", None)
+    ignored = getattr(config, "semantic_loss_ignore_index", -100)
+    return int((labels != ignored).sum())
+
+
+@contextmanager
+def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,115 @@
+"""run(recipe) -> Report: data, model, encode, layer groups, starting point, trainer, train, publish."""
+
+import time
+from dataclasses import dataclass
+
+import transformers
+from datasets import DatasetDict
+from transformers import EarlyStoppingCallback, TrainingArguments
+
+from hf_sft import model_folder, output_folder, plan
+from hf_sft.loaders.splits import split
+from hf_sft.models import LoadedModel, load_model
+from hf_sft.processes import warn_if_fewer
+from hf_sft.recipe import Recipe
+from hf_sft.report import Report
+from hf_sft.trainer import TransferTrainer
+from hf_sft.training_arguments import training_arguments
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run is made of, before its first step."""
+
+    data: DatasetDict
+    encoded: DatasetDict
+    names: list[str]
+    loaded: LoadedModel
+    trainer: TransferTrainer
+
+    def plan(self) -> str:
+        """What is about to happen, as a table."""
+        source = self.loaded.source
+        sizes = {name: len(rows) for name, rows in self.data.items()}
+        return plan.table(self.trainer, f"{source.name} {source.revision or ''}", sizes)
+
+
+def run(recipe: Recipe, overwrite: bool = False) -> Report:
+    """Train as the recipe says and leave model, report and card in its output folder.
+
+    An unfinished run of the same recipe there goes on from its newest whole checkpoint.
+
+    Raises:
+        UserError: anything the user can put right; nothing has been written then.
+    """
+    started = time.perf_counter()
+    resume = output_folder.claim(recipe, overwrite)
+    args = training_arguments(recipe)
+    warn_if_fewer(args.world_size)
+    prepared = prepare(recipe, args)
+    if args.process_index == 0:
+        print(prepared.plan())  # noqa: T201
+    output_folder.record(recipe, args, overwrite)
+    prepared.trainer.train(resume_from_checkpoint=resume)
+    report = Report.of(recipe, prepared, started)
+    publish(recipe, prepared, report)
+    return report
+
+
+def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
+    """Steps 1 to 6: everything is checked, nothing is trained or written."""
+    task = recipe.task
+    data = load_data(recipe)
+    names = data["train"].features[task.label].names
+    transformers.set_seed(args.seed)  # the new head is drawn here
+    loaded = load_model(recipe.model, task, names, recipe.locate)
+    config = loaded.model.config
+    encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
+    trainer = build_trainer(recipe, args, encoded, names, loaded)
+    return Prepared(data, encoded, names, loaded, trainer)
+
+
+def load_data(recipe: Recipe) -> DatasetDict:
+    """Raw splits with checked columns and encoded labels, carved and capped."""
+    checked = recipe.task.check(recipe.data.load(recipe.locate), recipe.data.keep_labels)
+    return split(checked, recipe.data, recipe.task.label, recipe.selects)
+
+
+def build_trainer(
+    recipe: Recipe,
+    args: TrainingArguments,
+    encoded: DatasetDict,
+    names: list[str],
+    loaded: LoadedModel,
+) -> TransferTrainer:
+    """The trainer with the recipe's penalty and policy; metrics stream."""
+    watched = encoded.get("validation", encoded.get("test"))
+    timm = loaded.model.config.model_type == "timm_wrapper"
+    trainer = TransferTrainer(
+        model=loaded.model,
+        args=args,
+        train_dataset=encoded["train"],
+        eval_dataset=None if args.eval_strategy == "no" else watched,
+        # timm keeps its preprocessing in config.json; saving its processor would only warn.
+        processing_class=None if timm else loaded.processor,
+        data_collator=recipe.task.collator(loaded.processor),
+        compute_metrics=recipe.task.metrics(names),
+        penalty=recipe.penalty,
+        freeze=recipe.freeze,
+        fresh=loaded.fresh,
+        layer_groups=loaded.groups,
+    )
+    if recipe.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping.patience))
+    return trainer
+
+
+def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
+    """Save model and report; the report last, which marks the run as finished."""
+    trainer, folder = prepared.trainer, recipe.output_dir
+    if trainer.is_world_process_zero():
+        model_folder.save(
+            trainer.model, prepared.loaded.processor, folder / output_folder.MODEL
+        )
+        report.save(folder)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,123 @@
+"""StartingPoint: θ⁰, the parameters that came from the source, remembered where they will move."""
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hf_sft.layer_groups import LayerGroups
+
+log = logging.getLogger(__name__)
+
+
+class StartingPoint:
+    """θ⁰ by parameter name: copies of what trains, digests of everything that came from the source.
+
+    Built from the model as it was loaded, before any step; never again from current weights.
+
+    Attributes:
+        copies: name -> θ⁰ of a parameter that trains and came from the source.
+        fresh: names of parameters that did not come from the source (a new head).
+        digests: name -> hash of every source parameter and buffer as it was loaded.
+        fingerprint: one hash over the digests of all source parameters.
+    """
+
+    def __init__(self, copies: Mapping[str, Tensor], fresh: frozenset[str], digests: dict[str, str]):
+        self.copies, self.fresh, self.digests = dict(copies), fresh, digests
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        fresh: Collection[str] | None = None,
+        trains: Collection[str] | None = None,
+    ) -> "StartingPoint":
+        """Remember where ``model`` stands now.
+
+        Args:
+            model: as loaded from its source.
+            fresh: parameters not from the source; None asks the marks that transformers leaves.
+            trains: parameters that will ever train and so need a copy; None means all that
+                require a gradient.
+        """
+        parameters = dict(model.named_parameters())
+        fresh = frozenset(unmarked(model) if fresh is None else fresh) & set(parameters)
+        if trains is None:
+            trains = {name for name, p in parameters.items() if p.requires_grad}
+        copies = {
+            name: parameter.detach().clone()
+            for name, parameter in parameters.items()
+            if name in trains and name not in fresh
+        }
+        tensors = {n: t for n, t in [*parameters.items(), *model.named_buffers()] if n not in fresh}
+        return cls(copies, fresh, {name: digest(tensor) for name, tensor in tensors.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the source's content, fresh parameters left out (hex SHA-256)."""
+        lines = "\n".join(f"{name} {value}" for name, value in sorted(self.digests.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def anchor(self, name: str, like: Tensor) -> Tensor:
+        """θ⁰ of one parameter, on the device where the parameter is."""
+        if self.copies[name].device != like.device:
+            self.copies[name] = self.copies[name].to(like.device)
+        return self.copies[name]
+
+    def changed(self, model: nn.Module, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` whose tensor in ``model`` is not bit-equal to the source's."""
+        now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return [n for n in names if n in self.digests and digest(now[n]) != self.digests[n]]
+
+    @torch.no_grad()
+    def distance(self, model: nn.Module, groups: LayerGroups | None = None) -> list[dict]:
+        """Per layer group: ‖θ − θ⁰‖₂, and the same over ‖θ⁰‖₂, of what came from the source.
+
+        A group that never trains has distance 0; one with nothing from the source has None.
+        """
+        groups = LayerGroups.of(model, fresh=self.fresh) if groups is None else groups
+        theta = dict(model.named_parameters())
+        rows = []
+        for group in groups:
+            known = [name for name in group.parameters if name not in self.fresh]
+            moved = [name for name in known if name in self.copies]
+            drift = _norm(theta[n] - self.anchor(n, theta[n]) for n in moved)
+            size = _norm(self.copies.get(name, theta[name]) for name in known)
+            rows.append(
+                {
+                    "name": group.name,
+                    "drift": drift if known else None,
+                    "relative_drift": (drift / size if size else 0.0) if known else None,
+                }
+            )
+        return rows
+
+
+def unmarked(model: nn.Module) -> set[str]:
+    """Parameters that ``from_pretrained`` left without a value from the checkpoint.
+
+    transformers 5.23 sets the private ``_is_hf_initialized`` on loaded parameters only; a model
+    without any mark (built from a config, deep-copied, not transformers) is its own source whole.
+    """
+    marks = {n: getattr(p, "_is_hf_initialized", False) for n, p in model.named_parameters()}
+    if any(marks.values()):
+        return {name for name, mark in marks.items() if not mark}
+    log.warning(
+        "No parameter is marked as loaded from a checkpoint: the whole model, a new head included, "
+        "counts as the starting point. Pass fresh=[names] when some parameters are new."
+    )
+    return set()
+
+
+def digest(tensor: Tensor) -> str:
+    """Hash of a tensor's type, shape and bytes."""
+    tensor = tensor.detach().cpu().contiguous()
+    head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    return hashlib.sha256(head + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """‖·‖₂ over all entries of all tensors, summed in float64 on the host."""
+    return sum(float(torch.linalg.vector_norm(t.float())) ** 2 for t in tensors) ** 0.5

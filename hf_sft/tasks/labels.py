@@ -1,0 +1,122 @@
+"""Class labels found in the data: their names, their order, and what is wrong with them."""
+
+import math
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_sft.errors import DataError, listing, nearest
+
+MOST_ROWS = 5  # problems of one kind that are listed one by one
+
+
+def encode_labels(data: DatasetDict, column: str, keep: list | None = None) -> DatasetDict:
+    """The same rows with ``column`` as ClassLabel; names taken from train, in a stable order.
+
+    A ClassLabel keeps its order; numbers sort as numbers, everything else as text. ``keep`` leaves
+    only the rows of the named classes.
+
+    Raises:
+        DataError: missing labels (with row numbers), fractions, a single class, classes in another
+            split that train does not have, or a name in ``keep`` that does not occur.
+    """
+    problems = [line for split in data for line in missing_labels(data[split], column, split)]
+    if problems:
+        raise DataError("\n".join(problems))
+    values = {split: label_names(rows, column) for split, rows in data.items()}
+    if keep is not None:
+        data, values = _keep(data, values, [str(name) for name in keep])
+    names = _ordered(data["train"], column, values["train"])
+    if problems := _class_problems(values, names, column):
+        raise DataError("\n".join(problems))
+    number = {name: index for index, name in enumerate(names)}
+    encoded = {}
+    for split, rows in data.items():
+        features = Features({**rows.features, column: ClassLabel(names=names)})
+        codes = [number[name] for name in values[split]]
+        encoded[split] = _replace(rows, column, codes, features)
+    return DatasetDict(encoded)
+
+
+def missing_labels(rows: Dataset, column: str, split: str) -> list[str]:
+    """A line for each of the first rows without a usable label, and a count of the rest."""
+    bad = [(i + 1, value) for i, value in enumerate(rows[column]) if _unusable(value)]
+    lines = [
+        f"data.{split} row {row}: {column!r} is {_shown(value)}; every row needs a class. "
+        "Remove the row or give it a label."
+        for row, value in bad[:MOST_ROWS]
+    ]
+    rest = len(bad) - MOST_ROWS
+    return [*lines, f"data.{split}: {rest} more rows like these."] if rest > 0 else lines
+
+
+def label_names(rows: Dataset, column: str) -> list[str]:
+    """The label of every row as text."""
+    feature = rows.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature.int2str(rows[column])
+    return [_text(value) for value in rows[column]]
+
+
+def _unusable(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value) or not value.is_integer()
+    return (
+        value is None
+        or isinstance(value, (list, dict))
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, int) and value < 0)
+    )
+
+
+def _shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "missing (NaN)"
+    return f"{value!r}, which is no class"
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) else str(value).strip()
+
+
+def _ordered(train: Dataset, column: str, values: list[str]) -> list[str]:
+    feature, present = train.features[column], set(values)
+    if isinstance(feature, ClassLabel):
+        return [name for name in feature.names if name in present]
+    numeric = all(name.isdecimal() for name in present)
+    return sorted(present, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+def _keep(data, values, keep: list[str]):
+    present = set(values["train"])
+    for name in keep:
+        if name not in present:
+            raise DataError(
+                f"data.keep_labels names {name!r}, but train has: {listing(sorted(present))}."
+                f"{nearest(name, present)}"
+            )
+    rows = {s: [i for i, name in enumerate(values[s]) if name in keep] for s in data}
+    if empty := [split for split, indices in rows.items() if not indices]:
+        raise DataError(f"data.{empty[0]}: no row is left after data.keep_labels {keep}.")
+    kept = DatasetDict({split: data[split].select(indices) for split, indices in rows.items()})
+    return kept, {split: [values[split][i] for i in indices] for split, indices in rows.items()}
+
+
+def _class_problems(values: dict[str, list[str]], names: list[str], column: str) -> list[str]:
+    problems = []
+    if len(names) < 2:
+        problems.append(
+            f"data.train: {column!r} has the single class {listing(names)}; two are needed."
+        )
+    for split, found in values.items():
+        if unknown := sorted(set(found) - set(names)):
+            problems.append(
+                f"data.{split}: {column!r} has classes that train does not: {listing(unknown)}. "
+                f"Train has: {listing(names)}.{nearest(unknown[0], names)}"
+            )
+    return problems
+
+
+def _replace(rows: Dataset, column: str, codes: list[int], features: Features) -> Dataset:
+    order = rows.column_names
+    rows = rows.remove_columns(column).add_column(column, codes, feature=Value("int64"))
+    return rows.select_columns(order).cast_column(column, features[column])

@@ -1,0 +1,39 @@
+"""TrainingArguments of a recipe: its ``training`` block, and what a run needs beside it."""
+
+from transformers import TrainingArguments
+
+from hf_sft.errors import RecipeError
+from hf_sft.output_folder import CHECKPOINTS
+from hf_sft.recipe import Recipe
+
+DEFAULTS = {"logging_steps": 10, "save_strategy": "epoch", "save_total_limit": 2, "report_to": "none"}
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The block as written over the defaults; pushing is left to ``publish``.
+
+    Raises:
+        RecipeError: TrainingArguments refuses the combination.
+    """
+    selection = {
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": recipe.task.selection_metric,
+        "greater_is_better": True,
+    }
+    needed = {
+        "output_dir": str(recipe.output_dir / CHECKPOINTS),
+        "remove_unused_columns": False,  # the task's encode keeps exactly what the model takes
+        "batch_eval_metrics": True,
+        "push_to_hub": False,
+        "resume_from_checkpoint": None,
+    }
+    chosen = selection if recipe.selects else {}
+    settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
+    try:
+        args = TrainingArguments(**settings)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"{recipe.path.name}: training: {error}") from error
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False
+    return args
