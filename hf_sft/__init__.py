@@ -1,0 +1,39 @@
+"""Supervised fine-tuning as transfer learning: the public names, imported when first used."""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "Recipe": "recipe",
+    "run": "run",
+    "Report": "report",
+    "TransferTrainer": "trainer",
+    "Seq2SeqTransferTrainer": "trainer",
+    "TransferMixin": "trainer",
+    "LayerGroups": "layer_groups",
+    "StartingPoint": "starting_point",
+    "Penalty": "penalties",
+    "WeightPrior": "penalties",
+    "L2SP": "penalties",
+    "FreezePolicy": "freezing",
+    "Signals": "freezing",
+    "LinearProbe": "freezing",
+    "TrainAll": "freezing",
+    "TrainFirst": "freezing",
+    "TrainLast": "freezing",
+    "TrainOnly": "freezing",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605 (one list, not two)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'hf_sft' has no attribute {name!r}")
+    value = getattr(import_module(f"hf_sft.{_WHERE[name]}"), name)
+    globals()[name] = value  # `hf_sft.run` is the function, also after its module was imported
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

@@ -24,7 +24,8 @@ Role = Literal["stem", "block", "head"]
 Assignment = tuple[list[str], dict[str, int]]  # group names, tensor name -> group; the last is head
 
 HEAD_NAMES = re.compile(r"head|classif|score|logit|qa_outputs|predict|^fc$|^output|^out$")
-EMBEDDING_NAMES = re.compile(r"emb|posit", re.IGNORECASE)
+EMBEDDING_NAMES = re.compile(r"^(?!.*(class|box)).*(emb|posit)", re.IGNORECASE)
+EMBEDDING_ENDS = re.compile(r"emb(ed|edder|eddings?)?$")  # a list inside one holds no blocks
 BRANCH_NAMES = re.compile(
     r"^(enc|dec|up|down)"
 )  # lists that follow each other, whatever their length
@@ -204,8 +205,8 @@ def _refuse(model: nn.Module) -> NoReturn:
     globs = dict.fromkeys(re.sub(r"\..*", ".*", name) for name in names)
     raise SourceError(
         f"cannot order the layers of {type(model).__name__}: it has neither a list of blocks nor "
-        f"two submodules with parameters. Name its groups in the recipe, input first and head last, "
-        f"as globs on parameter names: model.layer_groups: {json.dumps(list(globs))}"
+        f"two submodules with parameters. Name its groups in the recipe, input first and head "
+        f"last, as globs on parameter names: model.layer_groups: {json.dumps(list(globs))}"
     )
 
 
@@ -273,8 +274,8 @@ def _by_structure(
     """Blocks from the outermost lists of modules; the rest by where it is registered."""
     head = _head(root, fresh)
     rows = _blocks(root, head or set())
-    if head is None and headless:  # a Transformers base model
-        head = set()
+    if head is None and headless:
+        head = set()  # a Transformers base model
     if head is None and len(rows) > 1:  # a plain module: its last part is the output
         last = [root.get_submodule(path) for path in rows.pop()]
         head = _owned(root, [module for part in last for module in part.modules()])
@@ -284,7 +285,8 @@ def _by_structure(
     place = {name: shelf.position(name) + 1 for name in _tensors(root) if name not in head}
     stem = [name for name, group in place.items() if group == 0]
     bare = all(name.rpartition(".")[0] in shelf.children for name in stem)
-    if bare and len(rows) > 1 and not _has_list(root.get_submodule(rows[0][0])):
+    first = [root.get_submodule(path) for path in rows[0]]
+    if bare and len(rows) > headless and not any(map(_has_list, first)):
         place = {name: max(group - 1, 0) for name, group in place.items()}
         rows = rows[1:]  # no module stands before the first block: it is the stem
     names = ["stem", *(prefix + row[0] for row in rows), "head"]
@@ -297,7 +299,8 @@ def _head(root: nn.Module, fresh: set[str]) -> set[str] | None:
         return _classifier(root)
     if base := _base(root):
         parts = [child for child in root.children() if child is not base]
-        return _owned(root, [root, *(module for part in parts for module in part.modules())])
+        found = _owned(root, [root, *(module for part in parts for module in part.modules())])
+        return found if any(map(_has_parameters, parts)) else found | fresh  # RT-DETR, Perceiver
     names = [name for name, _ in root.named_parameters()]
     last = list(itertools.takewhile(fresh.__contains__, reversed(names)))
     if last and len(last) < len(names):
@@ -318,7 +321,7 @@ def _after_blocks(root: nn.Module, children: list[tuple[str, nn.Module]]) -> lis
     """The children registered after the last one with blocks, but for norms and poolers."""
     if isinstance(root, nn.Sequential):
         return [child for _, child in children if not is_norm(child)][-1:]
-    tops = {path.partition(".")[0] for path in _lists(root, "", _live(root, set()), True)}
+    tops = {path.partition(".")[0] for path in _lists(root, "", _live(root, set()), 0)}
     last = max((i for i, (name, _) in enumerate(children) if name in tops), default=len(children))
     rest = children[last + 1 :]
     return [child for name, child in rest if not is_norm(child) and "pool" not in name]
@@ -342,20 +345,25 @@ def _live_children(module: nn.Module, path: str, live: set[str]) -> dict[str, nn
     return {name: child for name, child in found.items() if name in live}
 
 
-def _lists(module: nn.Module, path: str, live: set[str], deep: bool) -> list[str]:
-    """Paths of the outermost lists of blocks; a deep one has members that are made of modules."""
+def _lists(module: nn.Module, path: str, live: set[str], level: int) -> list[str]:
+    """Paths of the outermost lists of blocks.
+
+    Level 0 wants members made of modules, outside of embeddings; 1 also inside; 2 any members.
+    """
     children = _live_children(module, path, live)
     if isinstance(module, nn.ModuleList | nn.Sequential):
         members = {name: child for name, child in children.items() if not is_norm(child)}
         nested = any(_live_children(child, name, live) for name, child in members.items())
-        least = 1 if deep and isinstance(module, nn.ModuleList) else 2
-        if len(members) >= least and (nested or not deep):
+        least = 1 if level < 2 and isinstance(module, nn.ModuleList) else 2
+        if len(members) >= least and (nested or level == 2):
             return [path]
-    return [found for name, child in children.items() for found in _lists(child, name, live, deep)]
+    if level == 0:
+        children = {n: child for n, child in children.items() if not EMBEDDING_ENDS.search(n)}
+    return [found for name, child in children.items() for found in _lists(child, name, live, level)]
 
 
 def _has_list(module: nn.Module) -> bool:
-    return bool(_lists(module, "", _live(module, set()), True))
+    return bool(_lists(module, "", _live(module, set()), 0))
 
 
 def _rows(root: nn.Module, path: str, live: set[str]) -> list[tuple[str, ...]]:
@@ -380,7 +388,7 @@ def _rows(root: nn.Module, path: str, live: set[str]) -> list[tuple[str, ...]]:
 def _blocks(root: nn.Module, head: set[str]) -> list[tuple[str, ...]]:
     """The blocks in order of execution, each as the paths of its modules."""
     live = _live(root, head)
-    paths = _lists(root, "", live, True) or _lists(root, "", live, False)
+    paths = next(filter(None, (_lists(root, "", live, level) for level in range(3))), [])
     if paths:
         return list(dict.fromkeys(row for path in paths for row in _rows(root, path, live)))
     found: list[str] = []
@@ -426,6 +434,8 @@ class _Shelf:
         previous = siblings[order[at - 1]] if at > 0 else nn.Identity()
         embeds = EMBEDDING_NAMES.search(name) or isinstance(child, nn.Embedding)
         embeds = embeds or (is_norm(child) and isinstance(previous, nn.Embedding))
+        if "pooler" in name:
+            return max(before + after)
         if before and after:
             return max(before) if is_norm(child) else min(after)
         if before and not embeds:

@@ -24,11 +24,9 @@ def honours_item_count(trainer: Any) -> bool:
         return True
     if not trainer.model_accepts_loss_kwargs or trainer.train_dataset is None:
         return False
-    with _undisturbed(trainer.model), torch.no_grad():
+    with undisturbed(trainer.model), torch.no_grad():
         trainer.model.eval()
-        # Private in transformers 5.23: the only way to Trainer's own column removal.
-        collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-        batch = trainer._prepare_inputs(collate(list(islice(iter(trainer.train_dataset), 2))))
+        batch = probe_batch(trainer, rows=2)
         if "labels" not in batch:
             return False
         losses = []
@@ -41,6 +39,16 @@ def honours_item_count(trainer: Any) -> bool:
                     return False
             losses.append(float(outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]))
     return abs(losses[0] - 2 * losses[1]) < 1e-2 * abs(losses[0])
+
+
+def probe_batch(trainer: Any, rows: int) -> dict[str, Any]:
+    """The first rows of the train set as a batch on the device.
+
+    Taken from the dataset: a batch from the loader would consume the shuffle's seed.
+    """
+    # Private in transformers 5.23: the only way to Trainer's own column removal.
+    collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+    return trainer._prepare_inputs(collate(list(islice(iter(trainer.train_dataset), rows))))
 
 
 def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
@@ -56,7 +64,8 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    """Put the modules' modes and all random number generators back afterwards."""
     modes = {module: module.training for module in model.modules()}
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

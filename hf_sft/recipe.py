@@ -105,9 +105,17 @@ class Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-5`` is a number (YAML 1.2), and a key may not occur twice."""
+    """Safe YAML 1.2 scalars: ``1e-5`` is a number, ``no`` is a word; no key may occur twice."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),

@@ -136,13 +136,18 @@ def evaluate(prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
         if split not in prepared.encoded:
             continue
         found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
-        metrics[split] = {
-            key.removeprefix(f"{split}_"): value
-            for key, value in found.items()
-            if key.startswith(f"{split}_") and not key.endswith(TIMES)
-        }
+        metrics[split] = plain_metrics(found, split)
         tables[split] = trainer.compute_metrics.tables
     return metrics, tables
+
+
+def plain_metrics(found: dict[str, float], prefix: str) -> dict[str, float]:
+    """Trainer's metrics without its prefix and its timings."""
+    return {
+        key.removeprefix(f"{prefix}_"): value
+        for key, value in found.items()
+        if key.startswith(f"{prefix}_") and not key.endswith(TIMES)
+    }
 
 
 TIMES = ("_runtime", "_per_second", "_model_preparation_time")

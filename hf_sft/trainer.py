@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_sft.errors import SourceError, UserError
 from hf_sft.freezing.base import FreezePolicy, Plan, Signals, TrainAll
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.loss_scale import count_items, honours_item_count
+from hf_sft.loss_scale import count_items, honours_item_count, probe_batch, undisturbed
 from hf_sft.penalties.base import Penalty, WeightPrior
 from hf_sft.starting_point import StartingPoint
 
@@ -177,6 +177,13 @@ class TransferMixin:
             logs["penalty"] = self.penalty_value()
             logs["objective"] = logs["loss"] + logs["penalty"]
         super().log(logs, *args, **kwargs)
+
+    @torch.no_grad()
+    def try_one_batch(self) -> None:
+        """Send two rows of the train set through the model; RNG and modes stay as they were."""
+        with undisturbed(self.model):
+            self.model.eval()
+            super().compute_loss(self.model, probe_batch(self, rows=2))
 
     # ---- the pull ----
 

@@ -1,0 +1,185 @@
+"""The commands; heavy imports inside each, so that --help, list and copy answer at once."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_sft.errors import RecipeError, UserError, listing, nearest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 2 a mistake the user can fix, 130 interrupted."""
+    arguments, rest = parser().parse_known_args(argv)
+    try:
+        arguments.overrides = overrides(rest, arguments)
+        arguments.command(arguments)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hf-sft: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hf-sft: interrupted; the same command goes on from the last checkpoint.")
+        return 130
+    except BrokenPipeError:  # `hf-sft list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    top = argparse.ArgumentParser(
+        prog="hf-sft", description="Supervised fine-tuning as transfer learning."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function, takes_overrides=False)
+        return sub
+
+    command("list", list_recipes, "show the recipes that come with the package")
+    copy = command("copy", copy_recipe, "take a recipe to edit it")
+    copy.add_argument("recipe", help="a name from `hf-sft list`")
+    copy.add_argument("destination", type=Path, help="a file or an existing folder")
+    check = command("check", check_recipe, "validate everything and print the plan; trains nothing")
+    train = command("run", run_recipe, "train as a recipe says")
+    for sub in (check, train):
+        sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
+        sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+        sub.set_defaults(takes_overrides=True)
+    train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    show = command("show", show_run, "print the report of a run")
+    evaluate = command("evaluate", evaluate_run, "evaluate a run's model on its data again")
+    predict = command("predict", predict_run, "label new inputs with a run's model")
+    push = command("push", push_run, "put a run's model, report and card on the Hub")
+    for sub in (show, evaluate, predict, push):
+        sub.add_argument("run", type=Path, help="the output folder of a run")
+    predict.add_argument("input", type=Path, help="text lines, a table, an image or a folder")
+    predict.add_argument("--output", type=Path, help=".csv or .jsonl (default: csv to the terminal)")
+    predict.add_argument("--batch-size", type=int, default=32)
+    push.add_argument("repo", help="user/name on the Hub")
+    push.add_argument("--public", action="store_true", help="the default is a private repository")
+    return top
+
+
+def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
+    """``a.b=c`` may stand anywhere after the recipe; anything else left over is a mistake."""
+    given = [*getattr(arguments, "override", []), *rest]
+    for word in given:
+        if not arguments.takes_overrides or word.startswith("-") or "=" not in word:
+            raise RecipeError(f"{word!r} is not understood here; see --help. Overrides: key.inner=value.")
+    return given
+
+
+def recipes_folder() -> Path:
+    """The recipes: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """Recipe name (path without ending) -> file."""
+    folder = recipes_folder()
+    files = sorted(folder.rglob("*.yaml"))
+    return {str(file.relative_to(folder).with_suffix("")): file for file in files}
+
+
+def find_recipe(name: str) -> Path:
+    """A file of the user's, else a recipe of the package by its name.
+
+    Raises:
+        RecipeError: neither; the message names the nearest.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = shipped()
+    key = name.removeprefix("recipes/").removesuffix(".yaml")
+    if key in known:
+        return known[key]
+    raise RecipeError(
+        f"recipe: no file '{name}', and no recipe of that name. Choices: {listing(known, 40)}."
+        f"{nearest(key, known)}"
+    )
+
+
+def list_recipes(arguments: argparse.Namespace) -> None:
+    """Print name and first comment line of every shipped recipe."""
+    for name, file in shipped().items():
+        with file.open(encoding="utf-8") as lines:
+            print(f"{name:48s} {lines.readline().lstrip('# ').rstrip()}")
+
+
+def copy_recipe(arguments: argparse.Namespace) -> None:
+    """Copy a shipped recipe; an existing file is not overwritten."""
+    source, target = find_recipe(arguments.recipe), arguments.destination
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise RecipeError(f"destination: '{target}' exists. Name another file, or remove it.")
+    if not target.parent.is_dir():
+        raise RecipeError(f"destination: the folder '{target.parent}' does not exist.")
+    shutil.copyfile(source, target)
+    print(f"{target}: edit it, then: hf-sft check {target}")
+
+
+def load(arguments: argparse.Namespace):
+    """The recipe on the command line with its overrides."""
+    from hf_sft.recipe import Recipe
+
+    return Recipe.load(find_recipe(arguments.recipe), arguments.overrides)
+
+
+def check_recipe(arguments: argparse.Namespace) -> None:
+    """Everything ``run`` does before its first step, and nothing on disk."""
+    from hf_sft.run import prepare
+    from hf_sft.training_arguments import training_arguments
+
+    recipe = load(arguments)
+    prepared = prepare(recipe, training_arguments(recipe))
+    print(prepared.plan())
+    prepared.trainer.try_one_batch()
+    print("The recipe is good: one batch went through the model. Nothing was written.")
+
+
+def run_recipe(arguments: argparse.Namespace) -> None:
+    """Train, and print the result."""
+    from hf_sft.run import run
+
+    recipe = load(arguments)
+    report = run(recipe, overwrite=arguments.overwrite)
+    if os.environ.get("RANK", "0") == "0":
+        print(report.table())
+        print(f"\nModel, report and card: {recipe.output_dir}")
+
+
+def show_run(arguments: argparse.Namespace) -> None:
+    """Print a run's report; needs neither its data nor its model."""
+    from hf_sft.report import Report
+
+    if not (arguments.run / "report.json").is_file():
+        raise RecipeError(f"'{arguments.run}' is no finished run: report.json is missing there.")
+    print(Report.load(arguments.run).table())
+
+
+def evaluate_run(arguments: argparse.Namespace) -> None:
+    """Print the metrics of a saved model on the splits of its recipe."""
+    from hf_sft.saved import evaluate
+
+    print(evaluate(arguments.run))
+
+
+def predict_run(arguments: argparse.Namespace) -> None:
+    """Write one record per input: what it is, the label, and every class's probability."""
+    from hf_sft.saved import predict
+
+    predict(arguments.run, arguments.input, arguments.output, arguments.batch_size)
+
+
+def push_run(arguments: argparse.Namespace) -> None:
+    """Upload a finished run."""
+    from hf_sft.hub import push
+
+    print(push(arguments.run, arguments.repo, private=not arguments.public))

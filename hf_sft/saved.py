@@ -1,0 +1,131 @@
+"""What can be done with a finished run: evaluate its model again, label new inputs."""
+
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import transformers
+from torch.utils.data import DataLoader
+
+from hf_sft import output_folder
+from hf_sft.errors import DataError, listing
+from hf_sft.recipe import Recipe
+from hf_sft.report import METRICS, plain_metrics
+from hf_sft.run import load_data
+from hf_sft.table import table
+
+
+def load(run: Path) -> tuple[Recipe, Any, Any]:
+    """Recipe, model in eval mode, and processor of a run.
+
+    Raises:
+        RecipeError: the folder is no finished run.
+    """
+    recipe = output_folder.recorded_recipe(run)
+    folder = run / output_folder.MODEL
+    model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder)
+    processor = getattr(transformers, recipe.task.auto_processor).from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return recipe, model.eval().to(device), processor
+
+
+def label_names(model: Any) -> list[str]:
+    """The labels in the order of the model's outputs."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def evaluate(run: Path) -> str:
+    """A table of metrics on validation and test, computed as ``run`` does.
+
+    Raises:
+        DataError: the data has other classes than the model.
+    """
+    recipe, model, processor = load(run)
+    data, names = load_data(recipe), label_names(model)
+    found = data["train"].features[recipe.task.label].names
+    if found != names:
+        raise DataError(
+            f"data: the classes are now {listing(found)}; the model was trained for "
+            f"{listing(names)}. Restore the data, or train anew."
+        )
+    rows = []
+    for split in ("validation", "test"):
+        if split in data:
+            encoded = recipe.task.encode(data[split], processor, model.config)
+            metrics = _metrics(recipe, model, processor, encoded, names)
+            rows.append([split, *(f"{metrics[key]:.4f}" for key in METRICS)])
+    return table(["split", *METRICS], rows)
+
+
+def _metrics(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: list[str]) -> dict:
+    with tempfile.TemporaryDirectory() as scratch:
+        args = transformers.TrainingArguments(
+            output_dir=scratch,
+            per_device_eval_batch_size=recipe.training.get("per_device_eval_batch_size", 8),
+            remove_unused_columns=False,
+            batch_eval_metrics=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to="none",
+        )
+        trainer = transformers.Trainer(
+            model=model,
+            args=args,
+            data_collator=recipe.task.collator(processor),
+            compute_metrics=recipe.task.metrics(names),
+        )
+        return plain_metrics(trainer.evaluate(encoded), "eval")
+
+
+def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> None:
+    """Label every input; csv or jsonl to ``output``, or csv to the terminal.
+
+    Raises:
+        DataError: nothing readable at ``given``, or an ending of ``output`` that is no format.
+    """
+    if output is not None and output.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"--output: '{output}' should end in .csv or .jsonl.")
+    if not given.exists():
+        raise DataError(f"'{given}' does not exist; give a file or a folder.")
+    recipe, model, processor = load(run)
+    records = _records(recipe, model, processor, given, batch_size)
+    first = next(records)  # wrong input is told before a file is opened
+    if output is None:
+        _write_csv(sys.stdout, first, records)
+        return
+    with output.open("w", encoding="utf-8", newline="") as file:
+        (_write_csv if output.suffix == ".csv" else _write_jsonl)(file, first, records)
+    print(f"{output}: written.")
+
+
+@torch.no_grad()
+def _records(recipe: Recipe, model: Any, processor: Any, given: Path, size: int) -> Iterator[dict]:
+    rows, names = recipe.task.read_inputs(given), label_names(model)
+    encoded = recipe.task.encode(rows, processor, model.config)
+    loader = DataLoader(encoded, size, collate_fn=recipe.task.collator(processor))
+    for number, batch in enumerate(loader):
+        logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
+        part = rows.select(range(number * size, number * size + len(logits)))
+        yield from recipe.task.predictions(part, logits, names)
+
+
+def _write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
+    flat = _flat(first)
+    writer = csv.DictWriter(file, flat)
+    writer.writeheader()
+    writer.writerow(flat)
+    writer.writerows(_flat(record) for record in records)
+
+
+def _write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:
+    for record in (first, *records):
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _flat(record: dict) -> dict:
+    inner = record.pop("probabilities")
+    return {**record, **{f"p({name})": value for name, value in inner.items()}}
