@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hf_sft.freezing.base import FreezePolicy, Plan, Signals, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import count_items, honours_item_count, probe_batch, undisturbed
 from hf_sft.penalties.base import Penalty, WeightPrior
-from hf_sft.starting_point import StartingPoint
+from hf_sft.starting_point import StartingPoint, unmarked
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class TransferMixin:
             )
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
         self.trainable = frozenset(n for n, p in self.model.named_parameters() if p.requires_grad)
-        self.layer_groups = layer_groups or LayerGroups.of(self.model, fresh=fresh or ())
+        fresh = unmarked(self.model) if fresh is None else fresh
+        self.layer_groups = layer_groups or LayerGroups.of(self.model, fresh=fresh)
         self.ever_trains = self.freeze.ever_trains(self.layer_groups) & self.trainable
         self.starting_point = StartingPoint.of(self.model, fresh=fresh, trains=self.ever_trains)
         self.rescales_loss = False
@@ -80,6 +82,11 @@ class TransferMixin:
         self._plan, self._planned_model = plan, self.model
         self._still = plan.still(self.model, self.layer_groups)
 
+    @cached_property
+    def honours_items(self) -> bool:
+        """Whether the model's loss uses ``num_items_in_batch``; found out once, by trying."""
+        return honours_item_count(self)
+
     @property
     def progress(self) -> float:
         """Share of the optimizer steps that are done, 0..1."""
@@ -100,7 +107,7 @@ class TransferMixin:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
         if isinstance(resume_from_checkpoint, str):
             self._refuse_other_source(Path(resume_from_checkpoint))
-        self.rescales_loss = not honours_item_count(self)
+        self.rescales_loss = not self.honours_items
         if self.rescales_loss and self.model_accepts_loss_kwargs:
             # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
             # by the accumulation steps nor undo its own factor num_processes (INTEGRATION 1.2).
@@ -110,6 +117,10 @@ class TransferMixin:
                 "same for any accumulation and number of processes.",
                 type(self.model).__name__,
             )
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            # accelerate 1.15 takes a model that was evaluated for one that is wrapped: without DDP
+            # the replicas would drift apart silently.
+            self.model._is_accelerate_prepared = False
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None):
@@ -158,6 +169,10 @@ class TransferMixin:
         n_k·K·P/N for K micro-batches and P processes: 1 whenever the parts are equal.
         """
         if not model.training:
+            if self.args.world_size > 1 and not self.honours_items:
+                # Trainer 5.23 would multiply by the number of processes what was not divided by it
+                # (before train(), which turns that off).
+                kwargs.pop("num_items_in_batch", None)
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         for module in self._still:  # Trainer has just called model.train()
             module.training = False

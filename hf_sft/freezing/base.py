@@ -78,7 +78,7 @@ def _ancestors(name: str) -> list[str]:
 
 
 class FreezePolicy(Component):
-    """The ``freeze`` block. Types say what trains; the head always does.
+    """The ``freeze`` block. Types say what trains; the head and what is fresh always do.
 
     ``norm_statistics`` and ``norm_affine`` decide the normalisation layers by themselves: with the
     layers around them (follow), always train, or always frozen.
@@ -93,7 +93,8 @@ class FreezePolicy(Component):
 
     def plan(self, groups: LayerGroups, progress: float, signals: Signals) -> Plan:
         """The plan at ``progress``; the same arguments always give the same plan."""
-        opened = self.open(groups, progress, signals) | set(groups.head.parameters)
+        new = groups.fresh | set(groups.head.parameters)  # never left at random values
+        opened = self.open(groups, progress, signals) | new
         trains = opened
         if self.norm_affine == "train":
             trains = opened | groups.norm_parameters
