@@ -10,7 +10,6 @@ penalty added to its loss through autograd. Peak memory is measured in one fresh
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_sft import L2SP, TransferTrainer
 from hf_sft.models import ModelSource, load_model
+from hf_sft.report import peak_memory
 from hf_sft.resources import locator
 from hf_sft.tasks import ImageClassification, TextClassification
 
@@ -136,8 +136,7 @@ def peak(arm, name):
         trained = sum(p.numel() * 4 for p in built.model.parameters() if p.requires_grad)
         built.args.max_steps = 3
         built.train()
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"peak_mib": kib / 1024, "trained_mib": trained / 2**20}))
+    print(json.dumps({"peak_mib": peak_memory() / 2**20, "trained_mib": trained / 2**20}))
 
 
 def memory(name, threads):

@@ -5,7 +5,7 @@ steps that are too large by the accumulation steps and by the number of processe
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from accelerate.utils import find_batch_size
 
 
-def honours_item_count(trainer: Any) -> bool:
+def honours_item_count(trainer: Any, compute_loss: Callable[..., Any]) -> bool:
     """Whether the loss halves when ``num_items_in_batch`` doubles, on two rows of the train set.
 
-    A loss function handed to the Trainer is taken at its word. RNG state and modes stay as they were.
+    ``compute_loss`` is the Trainer's: a subclass may have a loss of its own. A loss function handed
+    to the Trainer is taken at its word. RNG state and modes stay as they were.
     """
     if trainer.compute_loss_func is not None:
         return True
@@ -34,10 +35,10 @@ def honours_item_count(trainer: Any) -> bool:
             count = torch.tensor(items, device=trainer.args.device)
             with trainer.compute_loss_context_manager():
                 try:
-                    outputs = trainer.model(**batch, num_items_in_batch=count)
+                    loss = compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
                 except TypeError:
                     return False
-            losses.append(float(outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]))
+            losses.append(float(loss))
     return abs(losses[0] - 2 * losses[1]) < 1e-2 * abs(losses[0])
 
 

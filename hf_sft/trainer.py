@@ -84,8 +84,8 @@ class TransferMixin:
 
     @cached_property
     def honours_items(self) -> bool:
-        """Whether the model's loss uses ``num_items_in_batch``; found out once, by trying."""
-        return honours_item_count(self)
+        """Whether the loss uses ``num_items_in_batch``; found out once, by trying."""
+        return honours_item_count(self, super().compute_loss)
 
     @property
     def progress(self) -> float:

@@ -1,0 +1,89 @@
+"""Trains every case with the processes it finds; launched with two of them, imported for one.
+
+python -m torch.distributed.run --nproc_per_node 2 tests/launch/two_processes.py RESULT_FILE
+"""
+
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import tiny
+
+from hf_sft import L2SP, TrainLast, TransferTrainer
+
+GLOBAL_BATCH = 8
+LAST = TrainLast(count=1)
+CASES = {  # name: (model and data, policy, accumulation)
+    "ignores-items": ("bert", None, 1),
+    "ignores-items-accumulated": ("bert", None, 2),
+    "token-mean": ("bert-tokens", None, 1),
+    "token-mean-accumulated": ("bert-tokens", None, 2),
+    "honours-items": ("gpt2", None, 1),
+    "honours-items-accumulated": ("gpt2", None, 2),
+    "takes-no-items": ("convnext", None, 2),
+    "frozen": ("bert", LAST, 2),
+    "frozen-statistics": ("resnet", TrainLast(count=1, norm_statistics="frozen"), 1),
+}
+
+
+def train(case, folder, processes):
+    """Six steps of 8 rows in order; the rows of one step are the same for any layout."""
+    kind, policy, accumulation = CASES[case]
+    build, rows = tiny.KINDS[kind]
+    args = tiny.arguments(
+        folder,
+        per_device_train_batch_size=GLOBAL_BATCH // processes // accumulation,
+        gradient_accumulation_steps=accumulation,
+        # Trainer averages the means of each process's batches, or of the joint batch (GPT-2).
+        per_device_eval_batch_size=2 if kind == "bert-tokens" else 4 // processes,
+        train_sampling_strategy="sequential",
+        eval_strategy="epoch",
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0.5,
+    )
+    data = rows(32)
+    settings = {"train_dataset": data[:24], "eval_dataset": data[24:], "fresh": ()}
+    penalty = L2SP(lambda_=0.1)
+    trainer = TransferTrainer(build(), args, penalty=penalty, freeze=policy, **settings)
+    assert args.world_size == processes
+    untrained = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    log = trainer.state.log_history
+    return {
+        "world_size": args.world_size,
+        "weights": tiny.weights(trainer.model),
+        "log": {k: [e[k] for e in log if k in e] for k in ("loss", "penalty", "grad_norm")},
+        "eval_loss": [untrained, *(e["eval_loss"] for e in log if "eval_loss" in e)],
+        "frozen_changed": trainer.starting_point.changed(trainer.model, trainer.frozen),
+        "replicas_differ": replicas_differ(trainer.model, processes),
+    }
+
+
+def replicas_differ(model, processes):
+    """Names of the tensors that are not bit-equal in all processes."""
+    if processes == 1:
+        return []
+    differ = []
+    for name, tensor in model.state_dict().items():
+        copies = [torch.empty_like(tensor) for _ in range(processes)]
+        torch.distributed.all_gather(copies, tensor.contiguous())
+        if not all(torch.equal(copy, copies[0]) for copy in copies):
+            differ.append(name)
+    return differ
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    gc.freeze()  # as in conftest.py
+    with tempfile.TemporaryDirectory() as scratch:
+        results = {case: train(case, scratch, processes=2) for case in CASES}
+    if torch.distributed.get_rank() == 0:
+        torch.save(results, sys.argv[1])
+    torch.distributed.destroy_process_group()
