@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
+LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 2 a mistake the user can fix, 130 interrupted."""
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hf-sft: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("hf-sft: interrupted; the same command goes on from the last checkpoint.")
+        print("hf-sft: interrupted; run goes on from its last checkpoint.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `hf-sft list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,11 +60,20 @@ def parser() -> argparse.ArgumentParser:
     for sub in (show, evaluate, predict, push):
         sub.add_argument("run", type=Path, help="the output folder of a run")
     predict.add_argument("input", type=Path, help="text lines, a table, an image or a folder")
-    predict.add_argument("--output", type=Path, help=".csv or .jsonl (default: csv to the terminal)")
-    predict.add_argument("--batch-size", type=int, default=32)
+    predict.add_argument(
+        "--output", type=Path, help=".csv or .jsonl (default: csv to the terminal)"
+    )
+    predict.add_argument("--batch-size", type=count, default=32)
     push.add_argument("repo", help="user/name on the Hub")
     push.add_argument("--public", action="store_true", help="the default is a private repository")
     return top
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
 
 
 def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
@@ -70,7 +81,9 @@ def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
     given = [*getattr(arguments, "override", []), *rest]
     for word in given:
         if not arguments.takes_overrides or word.startswith("-") or "=" not in word:
-            raise RecipeError(f"{word!r} is not understood here; see --help. Overrides: key.inner=value.")
+            raise RecipeError(
+                f"{word!r} is not understood here; see --help. Overrides: key.inner=value."
+            )
     return given
 
 
@@ -81,21 +94,25 @@ def recipes_folder() -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """Recipe name (path without ending) -> file."""
+    """Name (path without ending) -> file, of recipes and of configurations for accelerate."""
     folder = recipes_folder()
     files = sorted(folder.rglob("*.yaml"))
-    return {str(file.relative_to(folder).with_suffix("")): file for file in files}
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
-def find_recipe(name: str) -> Path:
-    """A file of the user's, else a recipe of the package by its name.
+def recipes() -> dict[str, Path]:
+    """The recipes among what is shipped."""
+    return {name: file for name, file in shipped().items() if not name.startswith(LAUNCHING)}
+
+
+def find_recipe(name: str, known: dict[str, Path]) -> Path:
+    """A file of the user's, else one of ``known`` by its name.
 
     Raises:
         RecipeError: neither; the message names the nearest.
     """
     if Path(name).is_file():
         return Path(name)
-    known = shipped()
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:
         return known[key]
@@ -106,22 +123,29 @@ def find_recipe(name: str) -> Path:
 
 
 def list_recipes(arguments: argparse.Namespace) -> None:
-    """Print name and first comment line of every shipped recipe."""
-    for name, file in shipped().items():
+    """Print name and first comment line of every shipped recipe, then what else ``copy`` takes."""
+    for name, file in recipes().items():
         with file.open(encoding="utf-8") as lines:
             print(f"{name:48s} {lines.readline().lstrip('# ').rstrip()}")
+    launching = [name for name in shipped() if name.startswith(LAUNCHING)]
+    print(f"For accelerate launch --config_file (copy takes them too): {listing(launching)}")
 
 
 def copy_recipe(arguments: argparse.Namespace) -> None:
-    """Copy a shipped recipe; an existing file is not overwritten."""
-    source, target = find_recipe(arguments.recipe), arguments.destination
+    """Copy a shipped file; an existing one is not overwritten."""
+    source, target = find_recipe(arguments.recipe, shipped()), arguments.destination
     if target.is_dir():
         target = target / source.name
     if target.exists():
         raise RecipeError(f"destination: '{target}' exists. Name another file, or remove it.")
     if not target.parent.is_dir():
         raise RecipeError(f"destination: the folder '{target.parent}' does not exist.")
-    shutil.copyfile(source, target)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise RecipeError(
+            f"destination: '{target}' cannot be written: {error.strerror}."
+        ) from error
     print(f"{target}: edit it, then: hf-sft check {target}")
 
 
@@ -129,27 +153,34 @@ def load(arguments: argparse.Namespace):
     """The recipe on the command line with its overrides."""
     from hf_sft.recipe import Recipe
 
-    return Recipe.load(find_recipe(arguments.recipe), arguments.overrides)
+    return Recipe.load(find_recipe(arguments.recipe, recipes()), arguments.overrides)
 
 
 def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
+    from hf_sft.output_folder import nothing_left
+    from hf_sft.processes import warn_if_fewer
     from hf_sft.run import prepare
     from hf_sft.training_arguments import training_arguments
 
     recipe = load(arguments)
-    prepared = prepare(recipe, training_arguments(recipe))
-    print(prepared.plan())
-    prepared.trainer.try_one_batch()
+    args = training_arguments(recipe)
+    warn_if_fewer(args.world_size)
+    with nothing_left(recipe.output_dir):
+        prepared = prepare(recipe, args)
+        print(prepared.plan())
+        prepared.trainer.try_one_batch()
     print("The recipe is good: one batch went through the model. Nothing was written.")
 
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Train, and print the result."""
+    from hf_sft.output_folder import nothing_left
     from hf_sft.run import run
 
     recipe = load(arguments)
-    report = run(recipe, overwrite=arguments.overwrite)
+    with nothing_left(recipe.output_dir):
+        report = run(recipe, overwrite=arguments.overwrite)
     if os.environ.get("RANK", "0") == "0":
         print(report.table())
         print(f"\nModel, report and card: {recipe.output_dir}")

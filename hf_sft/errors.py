@@ -22,7 +22,9 @@ class SourceError(UserError):
 
 def nearest(name: object, choices: Iterable[object]) -> str:
     """Say which of ``choices`` is meant: `` Did you mean 'x'?``, or nothing when none is close."""
-    close = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(
+        str(name), [str(choice) for choice in choices], n=1, cutoff=0.6
+    )
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -4,22 +4,21 @@ Sources: a Hub id (Transformers or ``timm/...``), a local folder, ``package:modu
 installed package, or a weight file with the timm ``architecture`` it belongs to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import transformers
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from hf_sft.errors import SourceError, listing
+from hf_sft.errors import SourceError, UserError, listing, nearest
 from hf_sft.layer_groups import LayerGroups
+from hf_sft.pretrained import Weights, load_pretrained
 from hf_sft.resources import PACKAGE, Locate, package_version, pin, sha256
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
-
-LOADING = {"attn_implementation", "device_map", "dtype", "subfolder", "use_safetensors", "variant"}
 
 
 class ModelSource(BaseModel):
@@ -33,8 +32,8 @@ class ModelSource(BaseModel):
     name: str
     revision: str | None = None
     architecture: str | None = None
-    sha256: str | None = None
-    keys: str = "by-name"
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    keys: Literal["by-name", "in-order"] = "by-name"
     fresh: list[str] = []
     unused: list[str] = []
     layer_groups: list[str] | None = None
@@ -86,101 +85,55 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     """
     path = _local_path(source, locate)
     place: Path | str = path if path is not None else source.name
-    if path is not None and path.is_file():
-        model, fresh, same_labels, original = load_weight_file(source, task, names, path)
-        left_over: list[str] = []
-    else:
-        model, fresh, left_over, same_labels, original = _from_pretrained(
-            source, task, names, place
-        )
+    bare = path is not None and path.is_file()
+    weights = (load_weight_file if bare else load_pretrained)(source, task, names, place)
+    model, fresh = weights.model, weights.fresh
     groups = LayerGroups.of(model, source.layer_groups, fresh)
-    _refuse_partial(source, groups, fresh, left_over, model)
-    if not same_labels:
-        fresh |= _reset_head(model, groups, fresh)
+    _refuse_partial(source, groups, weights, bare)
+    if not weights.same_labels:
+        fresh = fresh | _reset_head(model, groups, fresh)
     processor = _processor(source, task, model, place)
     task.prepare(processor, model.config)
     identity = _identity(source, path, model)
+    left_over = tuple(weights.left_over)
     return LoadedModel(
-        model, processor, identity, groups, frozenset(fresh), tuple(left_over), original
+        model, processor, identity, groups, frozenset(fresh), left_over, weights.original
     )
 
 
 def _local_path(source: ModelSource, locate: Locate) -> Path | None:
-    if source.files():
-        path = locate(source.name)
-        if path.is_file():
-            pin(path, source.sha256)
-        elif source.sha256 is not None:
-            pin(path / "model.safetensors", source.sha256)
-        return path
-    return Path(source.name) if Path(source.name).is_dir() else None
-
-
-def _from_pretrained(source: ModelSource, task: Task, names: list[str], place: Path | str):
-    """(model, fresh, left-over checkpoint names, same labels?, loader of the source as it is)."""
-    auto = getattr(transformers, task.auto_class)
-    loading = {k: v for k, v in (source.model_extra or {}).items() if k in LOADING}
-
-    def load(config: Any):
-        return auto.from_pretrained(
-            place,
-            config=config,
-            revision=source.revision,
-            trust_remote_code=source.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **loading,
-        )
-
-    config = _config(source, place)
-    same_labels = list((config.id2label or {}).values()) == names
-    try:
-        model, info = load(_with_labels(config, names))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"model.name: {source.name!r} cannot be loaded: {error}") from error
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    fresh = set(info["missing_keys"]) | mismatched
-    left_over = sorted(info["unexpected_keys"])
-
-    def original():
-        model, info = load(_config(source, place))
-        return model, not info["missing_keys"]
-
-    return model, fresh, left_over, same_labels, original
-
-
-def _config(source: ModelSource, place: Path | str):
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            place, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise SourceError(f"model.name: {source.name!r} cannot be loaded: {error}") from error
-    if getattr(config, "quantization_config", None) is not None:
+    """The file or folder, its pin verified; None for a Hub id."""
+    path = locate(source.name) if source.files() else _folder(source.name, locate)
+    if path is None and source.sha256 is not None:
+        raise SourceError("model.sha256 pins a local file; a Hub id is pinned by model.revision.")
+    if path is not None and source.sha256 is not None:
+        pin(path if path.is_file() else _only_weights(path), source.sha256)
+    if source.architecture is not None and (path is None or path.is_dir()):
         raise SourceError(
-            f"model.name: {source.name!r} holds quantised weights. A pull to the source needs the "
-            "source's own values and a gradient for them: name the unquantised checkpoint."
+            f"model.architecture: only a bare weight file ({listing(sorted(ENDINGS))}) needs it; "
+            f"{source.name!r} says itself what it is. Leave the key out."
         )
-    if getattr(config, "model_args", None):  # timm's own folders repeat num_classes here
-        config.model_args.pop("num_classes", None)
-    for key, value in (source.model_extra or {}).items():
-        if key not in LOADING and not hasattr(config, key):
-            raise SourceError(
-                f"model.{key}: neither an argument of from_pretrained "
-                f"({listing(sorted(LOADING))}) nor a setting of {type(config).__name__}."
-            )
-        if key not in LOADING:
-            setattr(config, key, value)
-    return config
+    return path
 
 
-def _with_labels(config: Any, names: list[str]):
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.num_labels = len(names)
-    if hasattr(config, "label_names"):  # timm_wrapper writes these in preference to id2label
-        config.label_names = names
-    return config
+def _folder(name: str, locate: Locate) -> Path | None:
+    """A folder that is called like a Hub id, beside the recipe or where the command runs."""
+    try:
+        path = locate(name)
+    except UserError:
+        path = Path(name)
+    return path if path.is_dir() else None
+
+
+def _only_weights(folder: Path) -> Path:
+    files = sorted(file for file in folder.iterdir() if file.suffix in ENDINGS)
+    whole = [file for file in files if file.name == "model.safetensors"]
+    if len(whole or files) != 1:
+        raise SourceError(
+            f"model.sha256 pins one weight file; '{folder.name}' holds "
+            f"{listing(file.name for file in files) or 'none'}."
+        )
+    return (whole or files)[0]
 
 
 def _reset_head(model: Any, groups: LayerGroups, fresh: set[str]) -> set[str]:
@@ -196,30 +149,50 @@ def _reset_head(model: Any, groups: LayerGroups, fresh: set[str]) -> set[str]:
     return head
 
 
-def _refuse_partial(source: ModelSource, groups, fresh, left_over, model) -> None:
+def _refuse_partial(source: ModelSource, groups: LayerGroups, found: Weights, bare: bool) -> None:
     """A backbone parameter that is fresh, or a checkpoint entry of the backbone nobody took."""
-    head = set(groups.head.parameters) | set(groups.head.buffers)
-    random = [n for n in sorted(fresh - head) if not _matches(n, source.fresh)]
+    head = {*groups.head.parameters, *groups.head.buffers}
+    problems = [
+        *_idle_globs("fresh", source.fresh, found.fresh),
+        *_idle_globs("unused", source.unused, found.left_over),
+    ]
+    random = [n for n in sorted(found.fresh - head) if not _matches(n, source.fresh)]
     if random:
-        raise SourceError(
+        shown = [f"{n} ({found.mismatched[n]})" if n in found.mismatched else n for n in random]
+        problems.append(
             f"model.name: {source.name!r} has no values for {len(random)} parameters of the "
-            f"backbone: {listing(random)}. They would start from random numbers, and the pull would "
+            f"backbone: {listing(shown)}. They would start from random numbers, and the pull would "
             "hold them there. Name a source that has them, or allow it with model.fresh: "
             f"['{random[0].rpartition('.')[0]}.*']."
         )
-    prefix = getattr(model, "base_model_prefix", "") + "."
-    parts = {name for name, _ in model.base_model.named_children()}
-    unused = [
-        name
-        for name in left_over
-        if name.removeprefix(prefix).split(".")[0] in parts and not _matches(name, source.unused)
-    ]
+    candidates = found.left_over if bare else _of_backbone(found.left_over, found.model)
+    unused = [n for n in candidates if n not in head and not _matches(n, source.unused)]
     if unused:
-        raise SourceError(
+        problems.append(
             f"model.name: {source.name!r} holds {len(unused)} backbone parameters that this model "
             f"has no place for: {listing(unused)}. Correct the model's settings, or allow it with "
             f"model.unused: ['{unused[0].rpartition('.')[0]}.*']."
         )
+    if random and unused and bare:
+        problems.append("The same network under other names? Then set model.keys: in-order.")
+    if problems:
+        raise SourceError("\n".join(problems))
+
+
+def _of_backbone(names: list[str], model: Any) -> list[str]:
+    """The entries below a module of the backbone; the rest is a head that was left behind."""
+    prefix = getattr(model, "base_model_prefix", "") + "."
+    parts = {name for name, _ in model.base_model.named_children()}
+    return [name for name in names if name.removeprefix(prefix).split(".")[0] in parts]
+
+
+def _idle_globs(key: str, globs: list[str], names: Collection[str]) -> list[str]:
+    return [
+        f"model.{key}: {glob!r} matches nothing; there is: {listing(sorted(names)) or 'none'}."
+        f"{nearest(glob, names)}"
+        for glob in globs
+        if not any(fnmatchcase(name, glob) for name in names)
+    ]
 
 
 def _matches(name: str, globs: list[str]) -> bool:
@@ -236,9 +209,10 @@ def _processor(source: ModelSource, task: Task, model: Any, place: Path | str):
         return auto.from_pretrained(
             place, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raise plain Exception on a file that is none
         raise SourceError(
-            f"model.name: {source.name!r} has no {task.auto_processor.removeprefix('Auto')}: {error}"
+            f"model.name: {source.name!r} has no "
+            f"{task.auto_processor.removeprefix('Auto')} that can be loaded: {error}"
         ) from error
 
 
@@ -252,4 +226,3 @@ def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
         return Source(path.name, sha256(path) if path.is_file() else None, license=licence)
     commit = getattr(model.config, "_commit_hash", None) or source.revision
     return Source(source.name, commit, hub_id=source.name, license=licence)
-

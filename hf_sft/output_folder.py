@@ -3,15 +3,19 @@
 import json
 import logging
 import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
+from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_sft.errors import RecipeError
-from hf_sft.recipe import Recipe, read
+from hf_sft.errors import RecipeError, listing
+from hf_sft.recipe import Recipe
+from hf_sft.recipe_text import dump, read
 from hf_sft.trainer import recorded_source
 
 log = logging.getLogger(__name__)
@@ -28,21 +32,44 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         RecipeError: the folder holds a finished run, another run, or something else altogether.
     """
     folder = recipe.output_dir
-    if overwrite or not folder.exists() or not any(folder.iterdir()):
+    place = f"training.output_dir: '{folder}'"
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{place} is a file. Choose another training.output_dir.")
+    if not folder.exists() or not any(folder.iterdir()):
         return None
     remedy = "Choose another training.output_dir, or start anew with --overwrite."
-    if not (folder / RECIPE).exists():
-        raise RecipeError(f"training.output_dir: '{folder}' holds other files. {remedy}")
+    if not is_run(folder):
+        return _not_a_run(folder, place, overwrite)
+    if overwrite:
+        return None
     if identity(read(folder / RECIPE)) != identity(recipe.raw):
-        raise RecipeError(
-            f"training.output_dir: '{folder}' holds a run of a different recipe. {remedy}"
-        )
+        raise RecipeError(f"{place} holds a run of a different recipe. {remedy}")
     if (folder / REPORT).exists():
-        raise RecipeError(f"training.output_dir: '{folder}' holds a finished run. {remedy}")
+        raise RecipeError(f"{place} holds a finished run. {remedy}")
     checkpoint = newest_whole_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
         log.warning("Going on from %s.", checkpoint)
     return str(checkpoint) if checkpoint is not None else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run wrote the folder; a recipe that merely lies there does not make it one."""
+    return (folder / RECIPE).is_file() and (folder / CHECKPOINTS / ORIGIN).is_file()
+
+
+def _not_a_run(folder: Path, place: str, overwrite: bool) -> None:
+    """Files of somebody else: they may stay beside a run, but not be replaced by one."""
+    taken = [name for name in OURS if (folder / name).exists()]
+    if taken:
+        raise RecipeError(
+            f"{place} is no run, and a run would replace what is there: {listing(taken)}. "
+            "Choose another training.output_dir."
+        )
+    if not overwrite:
+        raise RecipeError(
+            f"{place} holds other files. Choose another training.output_dir, or write beside them "
+            "with --overwrite."
+        )
 
 
 def identity(raw: dict[str, Any]) -> dict[str, Any]:
@@ -54,18 +81,36 @@ def identity(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint whose trainer_state.json, the file written last, is whole."""
-    if not folder.is_dir():
-        return None
-    found = [p for p in folder.iterdir() if p.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")]
-    steps = {int(p.name.rpartition("-")[2]): p for p in found if p.name.rpartition("-")[2].isdigit()}
-    for step in sorted(steps, reverse=True):
-        try:
-            if recorded_source(steps[step]) is not None:
-                return steps[step]
-        except (OSError, ValueError):
-            log.warning("'%s' is not whole and is passed over.", steps[step].name)
+    """The last checkpoint with every file that going on needs, none of them torn."""
+    found = {}
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.rpartition("-")[2]
+        if step.isdecimal():
+            found[int(step)] = path
+    for step in sorted(found, reverse=True):
+        if _is_whole(found[step]):
+            return found[step]
+        log.warning("'%s' is not whole and is passed over.", found[step].name)
     return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """trainer_state.json, written last, is ours and parses; weights and optimizer are complete."""
+    try:
+        if recorded_source(checkpoint) is None:
+            return False
+        weights = [*checkpoint.glob("*.safetensors")]
+        for file in weights:
+            with safe_open(file, "pt") as tensors:  # compares the header with the file's size
+                tensors.keys()
+        for index in checkpoint.glob("*.safetensors.index.json"):
+            shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
+            if not all((checkpoint / shard).is_file() for shard in shards):
+                return False
+    except (OSError, ValueError, LookupError, AttributeError, SafetensorError):
+        return False
+    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+    return bool(weights) and all(zipfile.is_zipfile(state) for state in states)
 
 
 def record(recipe: Recipe, args: TrainingArguments, overwrite: bool) -> None:
@@ -77,8 +122,7 @@ def record(recipe: Recipe, args: TrainingArguments, overwrite: bool) -> None:
         if overwrite:
             clear(folder)
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(recipe.raw, sort_keys=False, allow_unicode=True)
-        (folder / RECIPE).write_text(text, "utf-8")
+        (folder / RECIPE).write_text(dump(recipe.raw), "utf-8")
         origin = str(recipe.path.resolve().parent)
         (folder / CHECKPOINTS / ORIGIN).write_text(origin, "utf-8")
 
@@ -93,14 +137,29 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def recorded_recipe(folder: Path) -> Recipe:
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Take away the empty folders made inside: Trainer makes its own before anything is sure."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        yield
+    finally:
+        made = [folder / CHECKPOINTS, folder.absolute(), *folder.absolute().parents]
+        for path in made:
+            if path.absolute() == there.absolute():
+                break
+            with suppress(OSError):  # not empty, or another process was first
+                path.rmdir()
+
+
+def recorded_recipe(folder: Path, opens: Sequence[str]) -> Recipe:
     """The recipe of a run, its relative data paths starting where the recipe was.
 
     Raises:
-        RecipeError: the folder is no run.
+        RecipeError: the folder is no run, or a file of the blocks ``opens`` is gone.
     """
     if not (folder / RECIPE).is_file() or not (folder / MODEL).is_dir():
         raise RecipeError(f"'{folder}' is no finished run: {RECIPE} or {MODEL}/ is missing there.")
     origin = folder / CHECKPOINTS / ORIGIN
     base = Path(origin.read_text("utf-8")) if origin.is_file() else None
-    return Recipe.load(folder / RECIPE, base=base)
+    return Recipe.load(folder / RECIPE, base=base, opens=opens)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from accelerate.commands.config.config_args import default_yaml_config_file
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ def warn_if_fewer(running: int) -> None:
         log.warning(
             "%d processes were asked for, %d runs: accelerate starts CPU processes only through "
             "MPI. For %d CPU processes: torchrun --nproc_per_node %d -m hf_sft run RECIPE, or "
-            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes %d -m hf_sft run "
-            "RECIPE (recipes/accelerate/cpu_2.yaml).",
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes %d -m hf_sft "
+            "run RECIPE (recipes/accelerate/cpu_2.yaml).",
             asked, running, asked, asked, asked,
         )  # fmt: skip
 
@@ -29,21 +30,42 @@ def warn_if_fewer(running: int) -> None:
 def asked_of_launcher() -> int | None:
     """``num_processes`` of the ``accelerate launch`` that started this process, if one did."""
     try:
-        command = psutil.Process().parent().cmdline()
+        return asked_in(psutil.Process().parent().cmdline())
     except (psutil.Error, AttributeError):
         return None
-    if "launch" not in command or not any("accelerate" in Path(part).name for part in command[:3]):
+
+
+def asked_in(command: list[str]) -> int | None:
+    """``num_processes`` in a command line of accelerate's launcher; None where it is none.
+
+    The launcher is called ``accelerate launch``, ``accelerate-launch`` or
+    ``python -m accelerate.commands.launch``; its options end where the script begins.
+    """
+    start = _start_of_options(command)
+    if start is None:
         return None
-    before = command[command.index("launch") : _end_of_options(command)]
-    count = _option(before, "--num_processes") or _option(before, "--num-processes")
+    options = command[start : _end_of_options(command, start)]
+    count = _option(options, "--num_processes") or _option(options, "--num-processes")
     if count is not None and count.isdecimal():
         return int(count)
-    return _configured(_option(before, "--config_file") or _option(before, "--config-file"))
+    return _configured(_option(options, "--config_file") or _option(options, "--config-file"))
 
 
-def _end_of_options(command: list[str]) -> int:
-    for i, part in enumerate(command):
-        if part in ("-m", "--module") or Path(part).name in ("hf_sft", "hf-sft"):
+def _start_of_options(command: list[str]) -> int | None:
+    for i, (part, following) in enumerate(zip(command, [*command[1:], ""], strict=True)):
+        name = Path(part).name
+        if name in ("accelerate", "accelerate.commands.accelerate_cli") and following == "launch":
+            return i + 2
+        if name in ("accelerate-launch", "accelerate.commands.launch"):
+            return i + 1
+        if i >= 4:
+            return None
+    return None
+
+
+def _end_of_options(command: list[str], start: int) -> int:
+    for i in range(start, len(command)):
+        if command[i] in ("-m", "--module") or Path(command[i]).name in ("hf_sft", "hf-sft"):
             return i
     return len(command)
 
@@ -58,8 +80,9 @@ def _option(command: list[str], name: str) -> str | None:
 
 
 def _configured(file: str | None) -> int | None:
+    """``num_processes`` in a configuration file, by default in accelerate's own."""
     try:
-        settings = yaml.safe_load(Path(file).read_text("utf-8")) if file else None
-    except (OSError, yaml.YAMLError):
+        settings = yaml.safe_load(Path(file or default_yaml_config_file).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return None
     return settings.get("num_processes") if isinstance(settings, dict) else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from hf_sft.errors import UserError
+from hf_sft.errors import UserError, listing, nearest
 
 PACKAGE = "package:"
 Locate = Callable[[str], Path]
@@ -29,14 +29,23 @@ def locator(folder: Path) -> Locate:
     def locate(name: str) -> Path:
         if name.startswith(PACKAGE):
             return package_path(name)
-        for root in roots:
-            if (path := (root / Path(name).expanduser())).exists():
+        paths = [root / os.path.expanduser(name) for root in roots]
+        for path in paths:
+            if path.exists():
                 return path.resolve()
         looked = " and ".join(f"'{root}'" for root in roots)
         hint = "" if len(roots) > 1 else ", or set HF_SFT_DATA to the folder that holds it"
-        raise ResourceError(f"{name!r} does not exist (looked in {looked}). Correct the path{hint}.")
+        beside = [other.name for path in paths for other in _siblings(path)]
+        raise ResourceError(
+            f"{name!r} does not exist (looked in {looked}). Correct the path{hint}."
+            f"{nearest(Path(name).name, beside)}"
+        )
 
     return locate
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def package_path(name: str) -> Path:
@@ -50,8 +59,12 @@ def package_path(name: str) -> Path:
     if not path.is_relative_to(root):
         raise ResourceError(f"{name!r} leaves the folder of the package {module!r}.")
     if not path.exists():
-        there = ", ".join(sorted(entry.name for entry in root.iterdir())[:12])
-        raise ResourceError(f"{name!r}: no {inside!r} in package {module!r}, which holds: {there}.")
+        there = sorted(entry.name for entry in root.iterdir())
+        beside = [entry.name for entry in _siblings(path)]
+        raise ResourceError(
+            f"{name!r}: no {inside!r} in package {module!r}, which holds: {listing(there)}."
+            f"{nearest(path.name, beside)}"
+        )
     return path
 
 

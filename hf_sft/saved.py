@@ -1,10 +1,11 @@
 """What can be done with a finished run: evaluate its model again, label new inputs."""
 
 import csv
+import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,23 +14,27 @@ import transformers
 from torch.utils.data import DataLoader
 
 from hf_sft import output_folder
-from hf_sft.errors import DataError, listing
+from hf_sft.errors import DataError, SourceError, listing
 from hf_sft.recipe import Recipe
 from hf_sft.report import METRICS, plain_metrics
 from hf_sft.run import load_data
 from hf_sft.table import table
 
 
-def load(run: Path) -> tuple[Recipe, Any, Any]:
+def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     """Recipe, model in eval mode, and processor of a run.
 
     Raises:
-        RecipeError: the folder is no finished run.
+        UserError: the folder is no finished run, a file of the blocks ``opens`` is gone, or the
+            model cannot be read.
     """
-    recipe = output_folder.recorded_recipe(run)
+    recipe = output_folder.recorded_recipe(run, opens)
     folder = run / output_folder.MODEL
-    model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder)
-    processor = getattr(transformers, recipe.task.auto_processor).from_pretrained(folder)
+    try:
+        model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder)
+        processor = getattr(transformers, recipe.task.auto_processor).from_pretrained(folder)
+    except Exception as error:  # bad json, torn tensors: a dozen unrelated types
+        raise SourceError(f"'{folder}' cannot be loaded: {error}. Train it anew.") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return recipe, model.eval().to(device), processor
 
@@ -45,7 +50,7 @@ def evaluate(run: Path) -> str:
     Raises:
         DataError: the data has other classes than the model.
     """
-    recipe, model, processor = load(run)
+    recipe, model, processor = load(run, opens=["data"])
     data, names = load_data(recipe), label_names(model)
     found = data["train"].features[recipe.task.label].names
     if found != names:
@@ -89,6 +94,8 @@ def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> Non
     """
     if output is not None and output.suffix not in (".csv", ".jsonl"):
         raise DataError(f"--output: '{output}' should end in .csv or .jsonl.")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise DataError(f"--output: '{output}' is a folder, or its own folder does not exist.")
     if not given.exists():
         raise DataError(f"'{given}' does not exist; give a file or a folder.")
     recipe, model, processor = load(run)
@@ -99,7 +106,7 @@ def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> Non
         return
     with output.open("w", encoding="utf-8", newline="") as file:
         (_write_csv if output.suffix == ".csv" else _write_jsonl)(file, first, records)
-    print(f"{output}: written.")
+    print(f"{output}: written.")  # noqa: T201
 
 
 @torch.no_grad()
@@ -122,7 +129,7 @@ def _write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
 
 
 def _write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:
-    for record in (first, *records):
+    for record in itertools.chain([first], records):
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

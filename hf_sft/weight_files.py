@@ -7,34 +7,69 @@ import torch
 from safetensors.torch import load_file
 
 from hf_sft.errors import SourceError, listing, nearest
+from hf_sft.pretrained import Weights
 
 ENDINGS = {".pth", ".pt", ".bin", ".safetensors"}
+PREFIX = "timm_model."  # of transformers' wrapper around a timm model
 
 
-def load_weight_file(source: Any, task: Any, names: list[str], path: Path):
-    """(model with a head for ``names``, fresh, same labels?, loader of the source with its head).
+def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> Weights:
+    """The architecture that ``source`` names with the file's tensors and a head for ``names``.
 
     ``keys: by-name`` wants the file's names to be timm's; ``in-order`` takes the entries in their
-    order, for a file written by another implementation. Count and every shape must match.
+    order, for a file written by another implementation. There count and every shape must match.
 
     Raises:
-        SourceError: unknown architecture, a file that is no plain state dict, or any mismatch.
+        SourceError: unknown architecture, a file that is no plain state dict, no match in order.
     """
     from transformers import TimmWrapperForImageClassification
+
+    _check_use(source, task, path)
+    state = read_state(path)
+    classifier = _classifier(source)
+    classes = _count_classes(source, state, classifier)
+    whole = TimmWrapperForImageClassification(_timm_config(source, classes or len(names)))
+    wanted = whole.timm_model.state_dict()
+    if source.keys == "in-order":
+        state = _in_order(source, state, wanted, path)
+    given = {n: t for n, t in state.items() if n in wanted and t.shape == wanted[n].shape}
+    whole.timm_model.load_state_dict(given, strict=False)
+    model = TimmWrapperForImageClassification(_timm_config(source, len(names), names))
+    target = model.timm_model.state_dict()
+    kept = {n: t for n, t in given.items() if target[n].shape == t.shape}
+    model.timm_model.load_state_dict(kept, strict=False)
+    odd = {n for n in wanted if n in state and n not in given}
+    return Weights(
+        model=model,
+        fresh={PREFIX + name for name in target if name not in kept},
+        same_labels=False,  # a bare file names no labels
+        original=lambda: (whole, classes is not None),
+        mismatched={
+            PREFIX + n: f"{tuple(state[n].shape)}, not {tuple(wanted[n].shape)}"
+            for n in sorted(odd)
+        },
+        left_over=sorted(PREFIX + name for name in state if name not in wanted),
+    )
+
+
+def _check_use(source: Any, task: Any, path: Path) -> None:
+    import timm
 
     if task.type != "image-classification":
         raise SourceError(
             f"model.name: '{path.name}' is a bare weight file, which only image-classification can "
             "load. Name the folder that holds it with its config.json."
         )
-    state = read_state(path)
-    whole = TimmWrapperForImageClassification(_timm_config(source, count_classes(source, state)))
-    whole.timm_model.load_state_dict(_matched(source, state, whole.timm_model.state_dict(), path))
-    model = TimmWrapperForImageClassification(_timm_config(source, len(names), names))
-    target, given = model.state_dict(), whole.state_dict()
-    fresh = {name for name, tensor in target.items() if given[name].shape != tensor.shape}
-    model.load_state_dict({n: target[n] if n in fresh else given[n] for n in target})
-    return model, fresh, False, lambda: (whole, True)
+    if source.architecture is None or not timm.is_model(source.architecture):
+        raise SourceError(
+            f"model.architecture: {source.architecture!r} is no timm model; a bare weight file "
+            f"needs the name it was trained as.{nearest(source.architecture, timm.list_models())}"
+        )
+    if source.keys == "in-order" and path.suffix == ".safetensors":
+        raise SourceError(
+            f"model.keys: in-order is not possible for '{path.name}': safetensors stores its "
+            "tensors sorted, so their order says nothing. Use keys: by-name, or the .pth file."
+        )
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -44,9 +79,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, KeyError, EOFError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceError(
             f"model.name: '{path.name}' is not a file of plain tensors "
-            f"(it is read with weights_only=True): {str(error).splitlines()[0]}"
+            f"(it is read with weights_only=True): {reason}"
         ) from error
     for key in ("state_dict", "model", "model_state"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -56,23 +92,25 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def count_classes(source: Any, state: dict[str, torch.Tensor]) -> int:
-    """Classes of the file's own head: the length of the classifier's bias, its last vector."""
+def _classifier(source: Any) -> str | None:
+    """timm's name for the last layer; None where it names none or several."""
     import timm
 
-    if source.architecture is None or not timm.is_model(source.architecture):
-        some = timm.list_models()
-        raise SourceError(
-            f"model.architecture: {source.architecture!r} is no timm model; a bare weight file needs "
-            f"the name it was trained as.{nearest(source.architecture, some)}"
-        )
-    vectors = [tensor for tensor in state.values() if tensor.ndim == 1]
-    if not vectors:
-        raise SourceError("model.name: the file holds no vector, so no classifier bias.")
-    return len(vectors[-1])
+    pretrained = timm.get_pretrained_cfg(source.architecture)
+    name = pretrained.classifier if pretrained else None
+    return name if isinstance(name, str) else None
 
 
-def _timm_config(source: Any, classes: int, names: list[str] | None = None):
+def _count_classes(source: Any, state: dict[str, torch.Tensor], name: str | None) -> int | None:
+    """Classes of the file's own head; None where it has none."""
+    if source.keys == "in-order" or name is None:
+        vectors = [tensor for tensor in state.values() if tensor.ndim == 1]
+        return len(vectors[-1]) if vectors else None  # the classifier's bias comes last
+    weight = state.get(f"{name}.weight")
+    return len(weight) if weight is not None and weight.ndim else None
+
+
+def _timm_config(source: Any, classes: int, names: list[str] | None = None) -> Any:
     import timm
     from transformers import TimmWrapperConfig
 
@@ -81,9 +119,11 @@ def _timm_config(source: Any, classes: int, names: list[str] | None = None):
     with torch.device("meta"):
         try:
             timm.create_model(source.architecture, num_classes=classes, **settings)
-        except TypeError as error:
+        except Exception as error:  # whatever the architecture makes of a wrong value
+            own = nearest(next(iter(settings), ""), type(source).model_fields)
             raise SourceError(
-                f"model: timm.create_model does not take {listing(settings)}: {error}"
+                f"model: timm.create_model({source.architecture!r}) does not take "
+                f"{settings}: {error}.{own}"
             ) from error
     config = TimmWrapperConfig(
         architecture=source.architecture,
@@ -97,26 +137,21 @@ def _timm_config(source: Any, classes: int, names: list[str] | None = None):
     return config
 
 
-def _matched(source: Any, state: dict, wanted: dict, path: Path) -> dict[str, torch.Tensor]:
-    """The file's tensors under timm's names."""
-    if source.keys == "in-order":
-        if len(state) != len(wanted):
-            raise SourceError(
-                f"model.keys: in-order needs as many tensors as {source.architecture} has "
-                f"({len(wanted)}); '{path.name}' has {len(state)}."
-            )
-        state = dict(zip(wanted, state.values(), strict=True))
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or extra:
+def _in_order(source: Any, state: dict, wanted: dict, path: Path) -> dict[str, torch.Tensor]:
+    """The file's tensors under timm's names, by their place in the file."""
+    if len(state) != len(wanted):
         raise SourceError(
-            f"model.name: '{path.name}' does not have {source.architecture}'s names. Missing: "
-            f"{listing(missing) or 'none'}. Left over: {listing(extra) or 'none'}. If it is the "
-            "same network under other names in the same order, set model.keys: in-order."
+            f"model.keys: in-order needs as many tensors as {source.architecture} has "
+            f"({len(wanted)}); '{path.name}' has {len(state)}."
         )
-    for name, tensor in wanted.items():
-        if state[name].shape != tensor.shape:
-            raise SourceError(
-                f"model.name: '{path.name}' has {tuple(state[name].shape)} where "
-                f"{source.architecture} has {tuple(tensor.shape)} ({name})."
-            )
-    return state
+    odd = [
+        f"{theirs} {tuple(tensor.shape)} for {name} {tuple(wanted[name].shape)}"
+        for name, (theirs, tensor) in zip(wanted, state.items(), strict=True)
+        if tensor.shape != wanted[name].shape
+    ]
+    if odd:
+        raise SourceError(
+            f"model.keys: in-order finds other shapes in '{path.name}' than {source.architecture} "
+            f"has, at {len(odd)} of {len(wanted)} places: {listing(odd, 5)}."
+        )
+    return dict(zip(wanted, state.values(), strict=True))

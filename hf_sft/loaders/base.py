@@ -1,12 +1,14 @@
 """Loader: one dataset format, on disk or on the Hub, as a DatasetDict with typed Features."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from pydantic import Field
 
 from hf_sft.component import Component
-from hf_sft.errors import DataError, listing, nearest
+from hf_sft.errors import DataError, UserError, listing, nearest
 from hf_sft.resources import Locate
 
 
@@ -21,7 +23,7 @@ class Loader(Component):
     keep_labels: list[str | int] | None = Field(None, min_length=2)
     test_fraction: float | None = Field(None, gt=0, lt=1)
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    split_seed: int = 0
+    split_seed: int = Field(0, ge=0)
     per_class: int | None = Field(None, ge=1)
     max_train_samples: int | None = Field(None, ge=1)
     max_eval_samples: int | None = Field(None, ge=1)
@@ -41,25 +43,40 @@ class Loader(Component):
             DataError: a column to rename is missing, a split is empty, or there is no train split.
         """
         data = self.read(locate)
-        if "train" not in data:
-            raise DataError(f"data: no train split; found: {listing(data)}.")
-        for split, rows in data.items():
-            self._check_rename(split, rows.column_names)
-        renamed = {old: new for new, old in self.columns.items() if old != new}
-        data = data.rename_columns(renamed)
+        problems = [] if "train" in data else [f"data: no train split; found: {listing(data)}."]
         for split, rows in data.items():
             if len(rows) == 0:
-                raise DataError(f"data.{split}: the split is empty. Give it rows or leave it out.")
-        return data
+                problems.append(f"data.{split}: the split is empty. Give it rows or leave it out.")
+            problems += self._rename_problems(split, rows.column_names)
+        if problems:
+            raise DataError("\n".join(problems))
+        return data.rename_columns({old: new for new, old in self.columns.items() if old != new})
 
-    def _check_rename(self, split: str, found: list[str]) -> None:
+    def read_each(self, locate: Locate, read: Callable[[str, Path], Dataset]) -> DatasetDict:
+        """Every file by ``read(split, path)``; the problems of all files in one message."""
+        found, problems = {}, []
+        for split, name in self.files().items():
+            try:
+                found[split] = read(split, locate(name))
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise DataError("\n".join(problems))
+        return DatasetDict(found)
+
+    def _rename_problems(self, split: str, found: list[str]) -> list[str]:
+        problems, old_names = [], list(self.columns.values())
         for new, old in self.columns.items():
+            key = f"data.columns.{new}"
             if old not in found:
-                raise DataError(
-                    f"data.columns.{new} names column {old!r}, but {split} has: {listing(found)}."
+                problems.append(
+                    f"{key} names column {old!r}, but {split} has: {listing(found)}."
                     f"{nearest(old, found)}"
                 )
-            if new in found and new not in self.columns.values():
-                raise DataError(
-                    f"data.columns.{new}: {split} already has a column {new!r}; rename that one too."
+            elif old_names.count(old) > 1:
+                problems.append(f"{key}: column {old!r} is renamed twice; give it one new name.")
+            elif new in found and new not in old_names:
+                problems.append(
+                    f"{key}: {split} already has a column {new!r}; rename that one too."
                 )
+        return problems

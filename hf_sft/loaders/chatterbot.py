@@ -1,5 +1,6 @@
 """Statements of a chatterbot-corpus language folder, labelled with their topic."""
 
+from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -38,11 +39,11 @@ class Chatterbot(Loader):
         columns = {"text": [text for text, _ in rows], "label": [topic for _, topic in rows]}
         return DatasetDict({"train": Dataset.from_dict(columns, features=features)})
 
-    def _statements(self, file) -> list[str]:
+    def _statements(self, file: Path) -> list[str]:
+        most = 1 if self.statements == "first" else None
         try:
             conversations = yaml.safe_load(file.read_text("utf-8"))["conversations"]
-        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+            found = [str(text).strip() for talk in conversations for text in talk[:most]]
+        except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             raise DataError(f"data.path: '{file.name}' is no chatterbot corpus: {error}") from error
-        most = 1 if self.statements == "first" else None
-        found = [str(text).strip() for talk in conversations for text in talk[:most]]
         return [text for text in found if text]

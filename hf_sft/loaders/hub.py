@@ -3,15 +3,20 @@
 from typing import Literal
 
 from datasets import DatasetDict, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 
-from hf_sft.errors import DataError, listing, nearest
+from hf_sft.errors import DataError, UserError, listing, nearest
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
 
+SPLITS = ("train", "validation", "test")
+
 
 class Hub(Loader):
-    """``load_dataset``'s arguments, and which of its splits serve as train, validation and test."""
+    """``load_dataset``'s arguments, and which of its splits serve as train, validation and test.
+
+    ``path`` is a local folder where the recipe finds one, a dataset of the Hub otherwise.
+    """
 
     type: Literal["hub"] = "hub"
     path: str
@@ -21,16 +26,27 @@ class Hub(Loader):
 
     def read(self, locate: Locate) -> DatasetDict:
         try:
-            found = load_dataset(self.path, self.name, revision=self.revision)
-        except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
+            place = str(locate(self.path))
+        except UserError:
+            place = self.path
+        try:
+            found = load_dataset(place, self.name, revision=self.revision)
+        except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
             raise DataError(
-                f"data.path: {self.path!r} cannot be loaded from the Hub: {error}"
+                f"data.path: {self.path!r} cannot be loaded as a folder or from the Hub: "
+                f"{error.__cause__ or error}"
             ) from error
-        wanted = self.splits or {name: name for name in ("train", "validation", "test")}
-        missing = [name for name in wanted.values() if name not in found] if self.splits else []
-        if missing:
-            raise DataError(
-                f"data.splits names {missing[0]!r}, but {self.path} has: {listing(found)}."
-                f"{nearest(missing[0], found)}"
+        wanted = self.splits or {name: name for name in SPLITS if name in found}
+        problems = [
+            f"data.splits.{new} names {old!r}, but {self.path} has: {listing(found)}."
+            f"{nearest(old, found)}"
+            for new, old in wanted.items()
+            if old not in found
+        ]
+        if "train" not in wanted:
+            problems.append(
+                f"data.splits: which of {listing(found)} is for training? Set splits: {{train: …}}."
             )
-        return DatasetDict({new: found[old] for new, old in wanted.items() if old in found})
+        if problems:
+            raise DataError("\n".join(problems))
+        return DatasetDict({new: found[old] for new, old in wanted.items()})

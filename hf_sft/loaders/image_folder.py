@@ -3,7 +3,7 @@
 from typing import Literal
 
 from datasets import DatasetDict, load_dataset
-from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DatasetGenerationError
 
 from hf_sft.errors import DataError
 from hf_sft.loaders.base import Loader
@@ -28,5 +28,8 @@ class ImageFolder(Loader):
             raise DataError(f"data.path: {self.path!r} is a file; an image folder is wanted.")
         try:
             return load_dataset("imagefolder", data_dir=str(folder))
-        except (EmptyDatasetError, FileNotFoundError, ValueError) as error:
-            raise DataError(f"data.path: no images below {self.path!r}: {error}") from error
+        except (DatasetGenerationError, OSError, ValueError) as error:
+            raise DataError(
+                f"data.path: {self.path!r} holds no images by class, nor with a metadata file: "
+                f"{error.__cause__ or error}"
+            ) from error

@@ -1,7 +1,9 @@
 """Images written as rows of pixel values in a csv, as MNIST often is."""
 
 import io
-from typing import Literal
+import zlib
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,39 +34,44 @@ class PixelTable(Loader):
         return {"train": self.train} | ({"test": self.test} if self.test else {})
 
     def read(self, locate: Locate) -> DatasetDict:
-        return DatasetDict({s: self._read_file(s, n, locate) for s, n in self.files().items()})
+        return self.read_each(locate, self._read_file)
 
-    def _read_file(self, split: str, name: str, locate: Locate) -> Dataset:
-        path = locate(name)
+    def _read_file(self, split: str, path: Path) -> Dataset:
+        where = f"data.{split}: '{path.name}'"
         try:
             table = pd.read_csv(path, header=0 if self.header else None)
-        except (ValueError, UnicodeDecodeError, OSError) as error:
-            raise DataError(f"data.{split}: '{path.name}' cannot be read: {error}") from error
-        values = table.to_numpy()
+        except (ValueError, OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{where} cannot be read: {error}") from error
         wanted = self.height * self.width + 1
-        if values.shape[1] != wanted:
+        if table.shape[1] != wanted:
             raise DataError(
-                f"data.{split}: '{path.name}' has {values.shape[1]} columns; {self.height} × "
-                f"{self.width} pixels and a label need {wanted}. Correct data.height, data.width."
+                f"{where} has {table.shape[1]} columns; {self.height} × {self.width} pixels and a "
+                f"label need {wanted}. Correct data.height, data.width."
             )
-        last = self.label_position == "last"
-        pixels, labels = (values[:, :-1], values[:, -1]) if last else (values[:, 1:], values[:, 0])
-        self._check(split, path.name, pixels)
-        images = [self._png(row) for row in pixels.astype(np.uint8)]
+        label = table.columns[-1 if self.label_position == "last" else 0]
+        pixels = self._checked(where, table.drop(columns=label))
+        images = [self._png(row) for row in pixels]
         features = Features({"image": Image(), "label": Value("string")})
-        labels = [None if pd.isna(label) else _plain(label) for label in labels]
+        labels = [None if pd.isna(value) else _plain(value) for value in table[label]]
         return Dataset.from_dict({"image": images, "label": labels}, features=features)
 
-    def _check(self, split: str, file: str, pixels: np.ndarray) -> None:
-        if pixels.dtype == object:
-            raise DataError(f"data.{split}: '{file}' holds text among its pixel values.")
-        bad = np.flatnonzero(~((pixels >= 0) & (pixels <= 255)).all(axis=1))
+    def _checked(self, where: str, table: pd.DataFrame) -> np.ndarray:
+        words = table.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]]
+        if len(words):
+            raise DataError(
+                f"{where} holds text among its pixel values, as {table[words[0]].iloc[0]!r}. For a "
+                "line of names set data.header: true; for labels in front, data.label_position: "
+                "first."
+            )
+        pixels = table.to_numpy(dtype=float)  # (rows, height * width)
+        bad = np.flatnonzero(~((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all(axis=1))
         if len(bad):
             raise DataError(
-                f"data.{split}: '{file}' row {bad[0] + 1} has pixel values outside 0..255."
+                f"{where} row {bad[0] + 1} has pixel values that are no whole numbers in 0..255."
             )
+        return pixels.astype(np.uint8)
 
-    def _png(self, row: np.ndarray) -> dict[str, bytes | None]:
+    def _png(self, row: np.ndarray) -> dict[str, Any]:
         buffer = io.BytesIO()
         Picture.fromarray(row.reshape(self.height, self.width)).save(buffer, format="PNG")
         return {"bytes": buffer.getvalue(), "path": None}

@@ -1,11 +1,11 @@
-"""Validation and test parts carved from train, and few-shot caps: stratified, seeded, repeatable."""
+"""Parts carved from train and few-shot caps: stratified, seeded, repeatable."""
 
 from collections import defaultdict
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
 from hf_sft.loaders.base import Loader
 
 
@@ -46,17 +46,16 @@ def carve(
     rows: Dataset, label: str, fraction: float, seed: int, key: str
 ) -> tuple[Dataset, Dataset]:
     """(kept, carved): ``fraction`` of every class goes to the second part, in the data's order."""
-    carved: list[int] = []
-    for value, indices in _by_class(rows, label, seed).items():
-        if len(indices) < 2:
-            raise DataError(
-                f"{key}: class {_name(rows, label, value)!r} has one example, which cannot be in "
-                "both parts. Add examples, drop the class with data.keep_labels, or give the split "
-                "as a file."
-            )
-        carved += indices[: min(max(1, round(fraction * len(indices))), len(indices) - 1)]
-    chosen = set(carved)
-    kept = [index for index in range(len(rows)) if index not in chosen]
+    classes = _by_class(rows, label, seed)
+    if alone := [_name(rows, label, value) for value, found in classes.items() if len(found) < 2]:
+        raise DataError(
+            f"{key}: classes with a single example cannot be in both parts: {listing(alone)}. Add "
+            "examples, leave the class out with data.keep_labels, or give the split as a file."
+        )
+    carved: set[int] = set()
+    for found in classes.values():
+        carved.update(found[: min(max(1, round(fraction * len(found))), len(found) - 1)])
+    kept = [index for index in range(len(rows)) if index not in carved]
     return rows.select(kept), rows.select(sorted(carved))
 
 

@@ -28,13 +28,19 @@ class Classification(Task):
             data = encode_labels(data, self.label, keep)
         except DataError as error:
             problems.append(str(error))
-        problems += [line for split in data for line in self.input_problems(split, data[split])]
+        data = DatasetDict({split: self.typed(rows) for split, rows in data.items()})
+        for split, rows in data.items():
+            problems += self.input_problems(f"data.{split}", rows)
         if problems:
             raise DataError("\n".join(problems))
         return data
 
-    def input_problems(self, split: str, rows: Dataset) -> list[str]:
-        """One line for each input the model could not take."""
+    def typed(self, rows: Dataset) -> Dataset:
+        """The rows with input columns of the type this task reads, where they can be."""
+        raise NotImplementedError
+
+    def input_problems(self, place: str, rows: Dataset) -> list[str]:
+        """A line for each of the first inputs the model could not take."""
         raise NotImplementedError
 
     def metrics(self, names: list[str]) -> StreamingClassification:

@@ -40,7 +40,13 @@ class ClassificationMetric(evaluate.Metric):
             "macro_f1": float(f1[(support > 0) | np.isin(classes, predictions)].mean()),
             "calibration_error": calibration_error(np.asarray(confidences), correct),
             "per_class": [
-                {"label": n, "precision": float(p), "recall": float(r), "f1": float(f), "count": int(s)}
+                {
+                    "label": n,
+                    "precision": float(p),
+                    "recall": float(r),
+                    "f1": float(f),
+                    "count": int(s),
+                }
                 for n, p, r, f, s in zip(names, precision, recall, f1, support, strict=True)
             ],
             "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),

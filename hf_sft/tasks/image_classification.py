@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datasets import Dataset, Image
+from datasets import Dataset, Image, Value
 from PIL import Image as Picture
 from pydantic import Field
 from transformers import default_data_collator
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.classification import Classification
+from hf_sft.tasks.labels import first_few
 
 ENDINGS = set(Picture.registered_extensions())
 
@@ -33,11 +34,20 @@ class ImageClassification(Classification):
     def columns(self) -> dict[str, str]:
         return {"task.image": self.image, "task.label": self.label}
 
-    def input_problems(self, split: str, rows: Dataset) -> list[str]:
+    def typed(self, rows: Dataset) -> Dataset:
+        """Paths and bytes count as images too."""
+        kind = rows.features[self.image]
+        if isinstance(kind, Value) and kind.dtype in ("string", "binary"):
+            return rows.cast_column(self.image, Image())
+        return rows
+
+    def input_problems(self, place: str, rows: Dataset) -> list[str]:
+        if not isinstance(kind := rows.features[self.image], Image):
+            return [f"{place}: {self.image!r} holds no images but {kind}. Correct task.image."]
         undecoded = rows.cast_column(self.image, Image(decode=False))[self.image]
         with ThreadPoolExecutor() as pool:
             problems = pool.map(_problem, undecoded)
-        return [f"data.{split} row {i + 1}: {line}" for i, line in enumerate(problems) if line]
+        return first_few(place, [f"row {i}: {line}" for i, line in enumerate(problems, 1) if line])
 
     def prepare(self, processor: Any, config: Any) -> None:
         """Give the processor ``image_size``; a timm model keeps it in its config."""
@@ -67,7 +77,7 @@ class ImageClassification(Classification):
         if not files:
             raise DataError(f"'{path}': no images there. Give an image file or a folder of images.")
         rows = Dataset.from_dict({self.image: files}).cast_column(self.image, Image())
-        if problems := self.input_problems("input", rows):
+        if problems := self.input_problems(f"'{path}'", rows):
             raise DataError("\n".join(problems))
         return rows
 
@@ -99,6 +109,6 @@ def _problem(image: dict | None) -> str | None:
         source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
         with Picture.open(source) as picture:
             picture.load()
-    except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
         return f"'{name}' cannot be decoded ({error}). Replace or remove it."
     return None

@@ -19,8 +19,7 @@ def encode_labels(data: DatasetDict, column: str, keep: list | None = None) -> D
         DataError: missing labels (with row numbers), fractions, a single class, classes in another
             split that train does not have, or a name in ``keep`` that does not occur.
     """
-    problems = [line for split in data for line in missing_labels(data[split], column, split)]
-    if problems:
+    if problems := [line for split in data for line in missing_labels(data[split], column, split)]:
         raise DataError("\n".join(problems))
     values = {split: label_names(rows, column) for split, rows in data.items()}
     if keep is not None:
@@ -39,14 +38,22 @@ def encode_labels(data: DatasetDict, column: str, keep: list | None = None) -> D
 
 def missing_labels(rows: Dataset, column: str, split: str) -> list[str]:
     """A line for each of the first rows without a usable label, and a count of the rest."""
-    bad = [(i + 1, value) for i, value in enumerate(rows[column]) if _unusable(value)]
-    lines = [
-        f"data.{split} row {row}: {column!r} is {_shown(value)}; every row needs a class. "
-        "Remove the row or give it a label."
-        for row, value in bad[:MOST_ROWS]
-    ]
-    rest = len(bad) - MOST_ROWS
-    return [*lines, f"data.{split}: {rest} more rows like these."] if rest > 0 else lines
+    return first_few(
+        f"data.{split}",
+        [
+            f"row {number}: {column!r} is {_shown(value)}; every row needs a class. "
+            "Remove the row or give it a label."
+            for number, value in enumerate(rows[column], 1)
+            if _unusable(value)
+        ],
+    )
+
+
+def first_few(place: str, problems: list[str]) -> list[str]:
+    """The first problems with their place, and a count of the rest."""
+    lines = [f"{place} {line}" for line in problems[:MOST_ROWS]]
+    rest = len(problems) - MOST_ROWS
+    return [*lines, f"{place}: {rest} more rows like these."] if rest > 0 else lines
 
 
 def label_names(rows: Dataset, column: str) -> list[str]:
@@ -86,17 +93,23 @@ def _ordered(train: Dataset, column: str, values: list[str]) -> list[str]:
     return sorted(present, key=(lambda name: (int(name), name)) if numeric else None)
 
 
-def _keep(data, values, keep: list[str]):
+def _keep(data: DatasetDict, values: dict[str, list[str]], keep: list[str]):
+    """(rows of the classes in ``keep``, their labels)."""
     present = set(values["train"])
-    for name in keep:
-        if name not in present:
-            raise DataError(
-                f"data.keep_labels names {name!r}, but train has: {listing(sorted(present))}."
-                f"{nearest(name, present)}"
-            )
+    problems = [
+        f"data.keep_labels names {name!r}, but train has: {listing(sorted(present))}."
+        f"{nearest(name, present)}"
+        for name in keep
+        if name not in present
+    ]
     rows = {s: [i for i, name in enumerate(values[s]) if name in keep] for s in data}
-    if empty := [split for split, indices in rows.items() if not indices]:
-        raise DataError(f"data.{empty[0]}: no row is left after data.keep_labels {keep}.")
+    problems += [
+        f"data.{split}: no row is left after data.keep_labels {keep}."
+        for split, indices in rows.items()
+        if not indices
+    ]
+    if problems:
+        raise DataError("\n".join(problems))
     kept = DatasetDict({split: data[split].select(indices) for split, indices in rows.items()})
     return kept, {split: [values[split][i] for i in indices] for split, indices in rows.items()}
 

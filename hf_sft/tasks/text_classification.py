@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Value
 from pydantic import Field
 from transformers import DataCollatorWithPadding
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
+from hf_sft.table_files import ENDINGS, ending, read_table
 from hf_sft.tasks.classification import Classification
-
-TABLES = {".csv": ("csv", {}), ".tsv": ("csv", {"sep": "\t"}), ".jsonl": ("json", {})}
+from hf_sft.tasks.labels import first_few
 
 
 class TextClassification(Classification):
@@ -27,14 +27,20 @@ class TextClassification(Classification):
         texts = {f"task.text[{i}]": column for i, column in enumerate(self.text)}
         return texts | {"task.label": self.label}
 
-    def input_problems(self, split: str, rows: Dataset) -> list[str]:
-        return [
-            f"data.{split} row {number + 1}: {column!r} is {value!r}, not a text. "
-            "Correct or remove the row."
+    def typed(self, rows: Dataset) -> Dataset:
+        for column in self.text:
+            if getattr(rows.features[column], "dtype", "").startswith(("int", "float", "bool")):
+                rows = rows.cast_column(column, Value("string"))  # a text may be the number 7
+        return rows
+
+    def input_problems(self, place: str, rows: Dataset) -> list[str]:
+        problems = [
+            f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
             for column in self.text
-            for number, value in enumerate(rows[column])
+            for number, value in enumerate(rows[column], 1)
             if not isinstance(value, str)
         ]
+        return first_few(place, problems)
 
     def prepare(self, processor: Any, config: Any) -> None:
         """Pad with the end-of-text token where the tokenizer has no padding token."""
@@ -63,20 +69,26 @@ class TextClassification(Classification):
         return DataCollatorWithPadding(processor)
 
     def read_inputs(self, path: Path) -> Dataset:
-        if path.suffix.lower() not in TABLES:
-            lines = path.read_text("utf-8").splitlines()
-            columns = {self.text[0]: [line for line in lines if line.strip()]}
-            rows = Dataset.from_dict(columns)
-        else:
-            reader, options = TABLES[path.suffix.lower()]
-            rows = load_dataset(reader, data_files=str(path), split="train", **options)
+        rows = read_table(path, "") if ending(path) in ENDINGS else self._lines(path)
         missing = self.missing_columns(path.name, rows.column_names)
-        problems = [line for line in missing if not line.startswith("task.label")]
-        if problems := problems or self.input_problems("input", rows):
+        if missing := [line for line in missing if not line.startswith("task.label")]:
+            raise DataError("\n".join(missing))
+        rows = self.typed(rows.select_columns(self.text))
+        if problems := self.input_problems(f"'{path.name}'", rows):
             raise DataError("\n".join(problems))
         if len(rows) == 0:
             raise DataError(f"'{path}': no texts there.")
-        return rows.select_columns(self.text)
+        return rows
+
+    def _lines(self, path: Path) -> Dataset:
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"'{path}' cannot be read as lines of text ({error}). Give a UTF-8 text file, or "
+                f"a table ({listing(ENDINGS)})."
+            ) from error
+        return Dataset.from_dict({self.text[0]: [line for line in lines if line.strip()]})
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         for values in zip(*(rows[column] for column in self.text), strict=True):

@@ -1,0 +1,156 @@
+"""push: a finished run on the Hub, as one commit, with nothing private in it."""
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from hf_sft import card, report_page
+from hf_sft.errors import UserError
+from hf_sft.report import Report
+
+log = logging.getLogger(__name__)
+
+
+class PushError(UserError):
+    """A run could not be put on the Hub."""
+
+
+def push(
+    run: Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Upload model, card, report and recipe of a finished run; the repository's address.
+
+    ``private``: a new repository is private unless this is False; one that exists stays what it is,
+    and True refuses one that is public. ``revision``: the branch, made when it does not exist.
+    Recipe and report are uploaded without local paths, checkpoints not at all.
+
+    Raises:
+        PushError: no finished run, no token or not the right one, no such place, no network.
+    """
+    with told_plainly(run, repo_id):
+        report, model = finished(run)
+        edited = edited_card(run, report)
+        if token is None and get_token() is None:
+            raise PushError("no token of the Hub is known. Run `hf auth login`, or set HF_TOKEN.")
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, private=private is not False, exist_ok=True)
+        _agree(api, url.repo_id, private)
+        if revision is not None:
+            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+        content = files(report, model, edited, url.repo_id)
+        operations = [CommitOperationAdd(path, given) for path, given in content.items()]
+        message = f"{report_page.source_name(report.data)} fine-tuned by hf_sft"
+        api.create_commit(url.repo_id, operations, commit_message=message, revision=revision)
+    return str(url) if revision is None else f"{url}/tree/{revision}"
+
+
+def finished(run: Path) -> tuple[Report, Path]:
+    """Report and model folder of a run.
+
+    Raises:
+        PushError: the run is not finished, or is none.
+    """
+    for name in ("report.json", "model"):
+        if not (run / name).exists():
+            raise PushError(
+                f"'{run}' is no finished run, {name} is missing there. Finish it with `hf-sft run`."
+            )
+    try:
+        return Report.load(run), run / "model"
+    except ValueError as error:
+        raise PushError(f"'{run / 'report.json'}' is torn ({error}); run it again.") from error
+
+
+def edited_card(run: Path, report: Report) -> str | None:
+    """README.md where somebody has changed it; None where it is, or would be, as the run wrote it.
+
+    Raises:
+        PushError: the Hub would refuse it, or a local path would be published.
+    """
+    path = run / "README.md"
+    text = path.read_text("utf-8") if path.is_file() else None
+    if text is None or text == card.render(report):
+        return None
+    if found := card.problems(text):
+        raise PushError(
+            f"'{path}': {'; '.join(found)}. Correct it, or remove it to have it written."
+        )
+    return text
+
+
+def files(report: Report, model: Path, edited: str | None, repo_id: str) -> dict[str, bytes | Path]:
+    """Path in the repository -> content: ``model/`` at the root, and four files beside it."""
+    found: dict[str, bytes | Path] = {
+        path.relative_to(model).as_posix(): path
+        for path in sorted(model.rglob("*"))
+        if path.is_file()
+    }
+    shared = report_page.shareable_report(report)
+    texts = {
+        "README.md": edited or card.render(report, repo_id=repo_id),
+        "report.html": report_page.render(report),
+        "report.json": json.dumps(shared.data, indent=2, ensure_ascii=False) + "\n",
+        "recipe.yaml": report_page.recipe_yaml(report.data),
+    }
+    return found | {name: text.encode() for name, text in texts.items()}
+
+
+def _agree(api: HfApi, repo_id: str, private: bool | None) -> None:
+    """Nothing that was to be private goes into a public repository."""
+    is_private = api.model_info(repo_id).private
+    if private and not is_private:
+        raise PushError(f"{repo_id} is public. Allow that with --public, or name another.")
+    if private is False and is_private:
+        log.warning("%s exists and is private; it stays so.", repo_id)
+
+
+@contextmanager
+def told_plainly(run: Path, repo_id: str) -> Iterator[None]:
+    """Turn what goes wrong on the way to the Hub into one message with a remedy."""
+    try:
+        yield
+    except (PushError, HTTPError, HFValidationError, OSError, RuntimeError) as error:
+        again = shlex.join(["hf-sft", "push", str(run), repo_id])
+        raise PushError(
+            f"push to {repo_id!r}: {_reason(error, repo_id)} "
+            f"Nothing local was lost; try again with: {again}"
+        ) from error
+
+
+def _reason(error: Exception, repo_id: str) -> str:
+    """What happened, and what to do about it."""
+    if isinstance(error, PushError):
+        return str(error)
+    if isinstance(error, HFValidationError):
+        return "this is no name of a repository; write user/name."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub is switched off by HF_HUB_OFFLINE; unset it."
+    if not isinstance(error, HfHubHTTPError):
+        return f"the upload did not get through ({error}). Check the network."
+    status = error.response.status_code
+    if status == 401:
+        return "the Hub does not accept the token. Run `hf auth login`, or correct HF_TOKEN."
+    if status == 403:
+        return (
+            f"the token may not write to {repo_id}. Use a token with write access, or your own "
+            "user or organisation."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or the token may not see it. Correct the name."
+    return f"the Hub answered {status}: {error.server_message or error}."

@@ -1,0 +1,134 @@
+"""Weights from a folder or a Hub id: ``from_pretrained`` with every parameter accounted for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from hf_sft.errors import SourceError, listing, nearest
+
+LOADING = {"attn_implementation", "device_map", "dtype", "subfolder", "use_safetensors", "variant"}
+
+
+@dataclass
+class Weights:
+    """A model with a head for the labels, and how it fits the checkpoint.
+
+    Attributes:
+        fresh: names of the parameters and buffers that did not come from the checkpoint.
+        same_labels: the checkpoint's head names the same labels in the same order.
+        original: loads the source with its own head; and whether it has one.
+        mismatched: fresh name -> the shape in the checkpoint and in the model.
+        left_over: entries of the checkpoint that the model has no use for.
+    """
+
+    model: transformers.PreTrainedModel
+    fresh: set[str]
+    same_labels: bool
+    original: Callable[[], tuple[transformers.PreTrainedModel, bool]]
+    mismatched: dict[str, str] = field(default_factory=dict)
+    left_over: list[str] = field(default_factory=list)
+
+
+def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str) -> Weights:
+    """The checkpoint at ``place`` in the task's Auto class, with a head for ``names``.
+
+    Raises:
+        SourceError: nothing there, quantised weights, remote code, or an unknown setting.
+    """
+    auto = getattr(transformers, task.auto_class)
+    loading = {key: value for key, value in _extra(source).items() if key in LOADING}
+
+    def load(config: Any) -> tuple[Any, dict]:
+        return _whatever_goes_wrong(
+            source,
+            auto.from_pretrained,
+            place,
+            config=config,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **loading,
+        )
+
+    def original() -> tuple[Any, bool]:
+        model, info = load(_config(source, place))
+        return model, not info["missing_keys"]
+
+    config = _config(source, place)
+    same_labels = [label for _, label in sorted((config.id2label or {}).items())] == names
+    model, info = load(_with_labels(config, names))
+    mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
+    fresh = {*info["missing_keys"], *mismatched}
+    left_over = sorted(info["unexpected_keys"])
+    return Weights(model, fresh, same_labels, original, mismatched, left_over)
+
+
+def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **settings: Any) -> Any:
+    try:
+        return load(*arguments, **settings)
+    except Exception as error:  # bad json, torn tensors, pickles with code: a dozen unrelated types
+        reason = str(error).strip()
+        reason = reason if len(reason) < 600 else f"{reason[:600]} …"
+        raise SourceError(
+            f"model.name: {source.name!r} cannot be loaded as a folder or from the Hub "
+            f"({type(error).__name__}): {reason}"
+        ) from error
+
+
+def _extra(source: Any) -> dict[str, Any]:
+    return source.model_extra or {}
+
+
+def _config(source: Any, place: Path | str) -> Any:
+    config = _whatever_goes_wrong(
+        source,
+        transformers.AutoConfig.from_pretrained,
+        place,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+    )
+    if getattr(config, "quantization_config", None) is not None:
+        raise SourceError(
+            f"model.name: {source.name!r} holds quantised weights. A pull to the source needs the "
+            "source's own values and a gradient for them: name the unquantised checkpoint."
+        )
+    if getattr(config, "model_args", None):  # timm's own folders repeat num_classes here
+        config.model_args.pop("num_classes", None)
+    _apply_settings(source, config)
+    return config
+
+
+def _apply_settings(source: Any, config: Any) -> None:
+    """Put the keys that are no arguments of ``from_pretrained`` in the config."""
+    settings = [*config.to_dict(), *config.attribute_map]
+    own = type(source).model_fields
+    problems = []
+    for key, value in _extra(source).items():
+        if key in LOADING:
+            continue
+        if key not in settings:
+            problems.append(
+                f"model.{key}: no such key (value {value!r}). It is neither ours ({listing(own)}), "
+                f"nor an argument of from_pretrained ({listing(sorted(LOADING))}), nor a setting "
+                f"of {type(config).__name__}.{nearest(key, [*own, *LOADING, *settings])}"
+            )
+            continue
+        try:
+            setattr(config, key, value)
+        except (TypeError, ValueError) as error:
+            problems.append(f"model.{key}: {error}")
+    if problems:
+        raise SourceError("\n".join(problems))
+
+
+def _with_labels(config: Any, names: list[str]) -> Any:
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.num_labels = len(names)
+    if hasattr(config, "label_names"):  # timm_wrapper writes these in preference to id2label
+        config.label_names = names
+    return config

@@ -1,0 +1,177 @@
+"""Tables in files, csv, tsv, json, jsonl (also .gz) and parquet, as typed rows; faults by line."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from hf_sft.errors import DataError, listing
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+ENDINGS = (*DELIMITERS, "json", "jsonl", "parquet")
+MISSING = {"", "nan", "NaN", "null", "NULL", "<NA>", "#N/A"}  # None, NA, n/a are words: classes too
+TYPES = (
+    (re.compile(r"-?(0|[1-9]\d{0,17})"), int),  # 007 and longer numbers stay text
+    (re.compile(r"[-+]?((0|[1-9]\d{0,17})(\.\d*)?|\.\d+)([eE][-+]?\d+)?"), float),
+    (re.compile(r"True|true|TRUE|False|false|FALSE"), lambda word: word.lower() == "true"),
+)
+FORMS = "a list of objects, an object of equally long lists, or one object per line"
+
+
+def ending(path: Path) -> str:
+    """The format that the name tells, ``.gz`` left out; ``X.CSV`` is csv."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def read_table(path: Path, place: str) -> Dataset:
+    """All rows of a file, each column of one type.
+
+    Text formats are read whole into memory; parquet is memory-mapped and keeps its Features.
+
+    Args:
+        path: the file; its ending tells the format.
+        place: what names the file in messages, a recipe key or nothing.
+
+    Raises:
+        DataError: with file, line and column.
+    """
+    where = f"{place}: '{path.name}'" if place else f"'{path.name}'"
+    kind = ending(path)
+    if kind not in ENDINGS or not path.is_file():
+        raise DataError(
+            f"{where} is no table. Choices by ending: {listing(ENDINGS)} (also with .gz)."
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{where} is an empty file.")
+    if kind == "parquet":
+        return _parquet(path, where)
+    text = _text(path, where)
+    if kind in DELIMITERS:
+        columns = _csv_columns(text, DELIMITERS[kind], where)
+    else:
+        columns = _json_columns(text, kind == "jsonl", where)
+    return Dataset(
+        pa.table({name: _array(values, name, where) for name, values in columns.items()})
+    )
+
+
+def _parquet(path: Path, where: str) -> Dataset:
+    try:
+        return load_dataset("parquet", data_files=str(path), split="train")
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise DataError(f"{where} cannot be read as parquet: {error.__cause__ or error}") from error
+
+
+def _text(path: Path, where: str) -> str:
+    try:
+        raw = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{where} cannot be read: {error}") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{where} line {line} is not UTF-8. Save the file as UTF-8.") from error
+
+
+def _csv_columns(text: str, delimiter: str, where: str) -> dict[str, list]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one text may be longer than 128 KiB
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = _csv_rows(reader, where)
+    header = [name.strip() for name in next(rows, [])]
+    _check_header(header, where)
+    cells: list[list[str]] = []
+    for row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{where} line {reader.line_num} has {len(row)} values, the header has "
+                f"{len(header)} ({listing(header)}). Quote values that hold {delimiter!r}."
+            )
+        cells.append(row)
+    values = zip(*cells, strict=True) if cells else ([] for _ in header)
+    return {name: _typed(column) for name, column in zip(header, values, strict=True)}
+
+
+def _csv_rows(reader: Any, where: str) -> Iterator[list[str]]:
+    """The rows that are not blank."""
+    try:
+        yield from (row for row in reader if row)
+    except csv.Error as error:
+        raise DataError(
+            f"{where} line {reader.line_num} is no valid table: {error}. A quote inside a quoted "
+            "value is written twice."
+        ) from error
+
+
+def _check_header(header: list[str], where: str) -> None:
+    if not header:
+        raise DataError(f"{where} holds no header line.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice or "" in header:
+        raise DataError(
+            f"{where} line 1: every column needs a name of its own, found: "
+            f"{listing(map(repr, header))}."
+        )
+
+
+def _typed(column: Any) -> list:
+    """Whole numbers, numbers, truth values or else text, whichever all values of a column are."""
+    values = [None if value in MISSING else value for value in column]
+    present = [value for value in values if value is not None]
+    for form, convert in TYPES:
+        if present and all(form.fullmatch(value) for value in present):
+            return [None if value is None else convert(value) for value in values]
+    return values
+
+
+def _json_columns(text: str, lines: bool, where: str) -> dict[str, list]:
+    try:
+        found = None if lines else json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
+        if len({len(values) for values in found.values()}) > 1:
+            sizes = listing(f"{name} {len(values)}" for name, values in found.items())
+            raise DataError(f"{where}: its lists have different lengths ({sizes}).")
+        return found
+    found = [found] if isinstance(found, dict) else found
+    rows = list(enumerate(found, 1)) if isinstance(found, list) else _json_lines(text, where)
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f"{where} row {number} is {str(row)[:40]!r}; wanted: {FORMS}.")
+    if not rows:
+        raise DataError(f"{where} holds no rows.")
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    return {name: [row.get(name) for _, row in rows] for name in names}
+
+
+def _json_lines(text: str, where: str) -> list[tuple[int, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                rows.append((number, json.loads(line)))
+        except ValueError as error:
+            raise DataError(f"{where} line {number}: {error}. Wanted: {FORMS}.") from error
+    return rows
+
+
+def _array(values: list, name: str, where: str) -> Any:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"{where}: column {name!r} mixes types ({error}). Give all its values one type."
+        ) from error

@@ -1,0 +1,172 @@
+"""The model card: metadata the Hub accepts, nothing private, hostile text as text."""
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, metadata_load
+from loopback_hub import read_card
+from markdown_it import MarkdownIt
+from test_report_page import HOME, HOSTILE, group, sample
+
+from hf_sft import card
+
+
+def facts(text):
+    data, refused = read_card(text)
+    assert not refused
+    return data
+
+
+def plain_html(text):
+    """The body as a Markdown reader shows it."""
+    body = ModelCard(text).text
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+
+
+def test_the_metadata_is_what_the_hub_reads(tmp_path):
+    text = card.render(sample(), repo_id="user/animals")
+    (tmp_path / "README.md").write_text(text, "utf-8")
+    data = metadata_load(tmp_path / "README.md")
+    assert card.problems(text) == []
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "image-classification"
+    assert data["tags"] == ["hf_sft", "transfer-learning", "l2-sp", "train-last"]
+    assert (data["base_model"], data["base_model_relation"]) == ("user/source", "finetune")
+    assert data["license"] == "apache-2.0"
+    assert "datasets" not in data
+    results = {result.metric_type: result for result in ModelCard(text).data.eval_results}
+    assert results["accuracy"].metric_value == 0.8765
+    assert results["f1"].metric_args == {"average": "macro"}
+    assert {(r.dataset_name, r.dataset_split) for r in results.values()} == {("animals", "test")}
+
+
+def test_a_source_that_is_not_on_the_hub_is_no_base_model():
+    report = sample()
+    report.data["source"] |= {"hub_id": None, "license": None, "revision": None}
+    data = facts(card.render(report))
+    assert not {"base_model", "base_model_relation", "license"} & set(data)
+
+
+def test_a_licence_the_hub_does_not_list_is_other():
+    report = sample()
+    report.data["source"]["license"] = "My Licence v2"
+    data = facts(card.render(report))
+    assert (data["license"], data["license_name"]) == ("other", "my-licence-v2")
+
+
+def test_data_on_the_hub_is_named_with_its_subset():
+    report = sample()
+    report.data["recipe"]["data"] = {"type": "hub", "path": "user/films", "name": "small"}
+    data = facts(card.render(report))
+    assert data["datasets"] == ["user/films"]
+    where = data["model-index"][0]["results"][0]["dataset"]
+    assert where == {"name": "user/films", "type": "user/films", "config": "small", "split": "test"}
+
+
+@pytest.mark.parametrize("path", [f"{HOME}/films", "./films", "~/films"])
+def test_a_local_folder_is_no_data_set_of_the_hub(path):
+    report = sample()
+    report.data["recipe"]["data"] = {"type": "hub", "path": path}
+    assert "datasets" not in facts(card.render(report))
+
+
+def test_the_caller_can_name_the_data():
+    assert facts(card.render(sample(), dataset="user/films"))["datasets"] == ["user/films"]
+    assert "datasets" not in facts(card.render(sample(), dataset="My own films"))
+
+
+def test_a_timm_model_says_how_timm_loads_it():
+    report = sample()
+    report.data["recipe"]["model"]["architecture"] = "resnet10t"
+    text = card.render(report, repo_id="user/animals")
+    assert "timm" in facts(text)["tags"]
+    assert 'timm.create_model("hf-hub:user/animals", pretrained=True)' in text
+    assert "timm" not in facts(card.render(sample()))["tags"]
+
+
+def test_metrics_without_a_number_are_left_out():
+    report = sample(metrics={"test": {"accuracy": 0.5, "macro_f1": float("nan"), "other": None}})
+    results = facts(card.render(report))["model-index"][0]["results"][0]["metrics"]
+    assert [metric["type"] for metric in results] == ["accuracy"]
+    assert "model-index" not in facts(card.render(sample(metrics={"train": {"loss": 1.0}})))
+
+
+def test_a_plug_in_from_outside_is_no_tag():
+    methods = [{"type": "my_pkg.mod:Mine", "strength": 2.0}]
+    text = card.render(sample(penalty={"methods": methods, "value": 0.0}))
+    assert facts(text)["tags"] == ["hf_sft", "transfer-learning", "train-last"]
+    assert "strength = 2" in plain_html(text)
+
+
+def test_the_body_tells_the_transfer_story():
+    html = plain_html(card.render(sample(), repo_id="user/animals"))
+    for said in ("λ = 0.015", "head = 0.005", "7 frozen tensors bit-equal to the source (verified)",
+                 "train-last (count = 1)", "3.21 %", "0.8765", "top1_agreement 0.7500",
+                 "AutoModelForImageClassification.from_pretrained(&quot;user/animals&quot;)",
+                 "1802.01483", "learning_rate: 0.001"):  # fmt: skip
+        assert said in html
+    assert "Kumar" not in html
+
+
+def test_a_linear_probe_cites_its_paper():
+    freeze = {**sample().data["freeze"], "type": "linear-probe"}
+    text = card.render(sample(freeze=freeze, penalty={"methods": [], "value": 0.0}))
+    assert "2202.10054" in text
+    assert "1802.01483" not in text
+
+
+def test_no_local_path_and_no_token_is_published():
+    report = sample()
+    report.data["source"] |= {"name": f"{HOME}/model", "hub_id": None}
+    report.data["recipe"]["model"]["name"] = f"{HOME}/model"
+    text = card.render(report)
+    assert "somebody" not in text
+    assert "hf_x" not in text
+    assert "output_dir" not in text
+    assert "path: animals" in text
+
+
+@pytest.mark.parametrize("label", [*HOSTILE, "``` end", "www.evil.example", "<b>x</b> *y* _z_ $q$"])
+def test_hostile_names_stay_text(label):
+    calm = plain_html(card.render(sample()))
+    freeze = {**sample().data["freeze"], "verified_unchanged": False, "changed": [label]}
+    report = sample([label, "dog", "owl"], freeze=freeze, groups=[group(label, 100, 0.1)])
+    report.data["recipe"]["data"]["keep_labels"] = [label]
+    report.data["source"]["name"] = label
+    html = plain_html(card.render(report))
+    for tag in ("<script", "<img", "<a ", "<b>", "<em>", "<strong>"):
+        assert tag not in html
+    for tag in ("<h1", "<h2", "<table", "<pre", "<code"):
+        assert html.count(tag) == calm.count(tag)
+    rows = [line for line in card.render(report).splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in rows} <= {4, 6}
+    recipe = html.split('language-yaml">')[1].split("</code>")[0]
+    assert "output_dir" not in recipe
+    assert "train-last" in recipe
+
+
+def test_a_changed_tensor_is_loud():
+    freeze = {**sample().data["freeze"], "verified_unchanged": False, "changed": ["a.weight"]}
+    text = card.render(sample(freeze=freeze))
+    assert "> [!WARNING]\n> WARNING: 1 tensors CHANGED although they were frozen: a.weight" in text
+    assert "bit-equal" not in text
+
+
+@pytest.mark.parametrize(
+    ("block", "found"),
+    [
+        ({"license": None}, "license has no value"),
+        ({"tags": ["a", None]}, "tags.1 has no value"),
+        ({"base_model": "/home/me/model"}, "base_model holds a local path"),
+        ({"datasets": ["../films"]}, "datasets.0 holds a local path"),
+        ({"x": {"y": float("nan")}}, "x.y has no value"),
+        (["a"], "no mapping"),
+    ],
+)
+def test_problems_of_the_metadata_are_named(block, found):
+    text = f"---\n{yaml.safe_dump(block)}---\n\n# A model\n"
+    assert found in " ".join(card.problems(text))
+
+
+@pytest.mark.parametrize("text", ["# A model\n", "", "---\na: [\n---\n", "text\n---\na: 1\n---\n"])
+def test_a_card_without_readable_metadata_has_a_problem(text):
+    assert len(card.problems(text)) == 1

@@ -1,0 +1,293 @@
+"""A pushed run comes back as it was trained; what must stay here stays here.
+
+The client part runs this file as a script, once, with the Hub's address in its environment.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from loopback_hub import LoopbackHub
+from test_report_page import HOME, sample
+
+from hf_sft import card, hub
+from hf_sft.errors import UserError
+
+LABELS = ["flower", "tree", "<b>|weed"]
+OURS = {"README.md", "report.html", "report.json", "recipe.yaml"}
+
+
+def text_run(folder):
+    """A run that ended in a BERT of two layers."""
+    import tiny
+    import tiny_run
+    from transformers import AutoTokenizer
+
+    model = tiny.bert().eval()
+    model.resize_token_embeddings(len(tiny_run.WORDS) + 5)
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {label: i for i, label in enumerate(LABELS)}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run.source_folder(folder.parent / "source"))
+    return write_run(folder, "text-classification", model, tokenizer)
+
+
+def image_run(folder):
+    """A run that ended in a timm ResNet."""
+    import timm
+    import tiny
+    from transformers import TimmWrapperImageProcessor
+
+    model = tiny.resnet().eval()
+    model.config.label_names = LABELS
+    model.config.num_labels = len(LABELS)
+    model.config.pretrained_cfg = {
+        **timm.get_pretrained_cfg("resnet10t").to_dict(),
+        "input_size": [3, tiny.PIXELS, tiny.PIXELS],
+        "num_classes": len(LABELS),
+    }
+    processor = TimmWrapperImageProcessor(model.config.pretrained_cfg)
+    return write_run(folder, "image-classification", model, processor, architecture="resnet10t")
+
+
+def write_run(folder, task, model, processor, **settings):
+    from hf_sft import model_folder
+
+    folder.mkdir(parents=True)
+    model_folder.save(model, processor, folder / "model")
+    report = sample(LABELS, task=task)
+    report.data["recipe"]["task"]["type"] = task
+    report.data["recipe"]["model"] |= settings
+    report.data["environment"]["device"] = f"cpu of {HOME}/x"
+    report.save(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(report.data["recipe"]), "utf-8")
+    (folder / "README.md").write_text(card.render(report), "utf-8")
+    (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (folder / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"state")
+    return model
+
+
+def client(work):
+    """What the client sees; its last line of output is JSON."""
+    seen = {"text": pushed_text(work), "image": pushed_image(work)}
+    run = work / "text"
+    seen["branch"] = hub.push(run, "user/text", revision="second")
+    hub.push(run, "user/open", private=False)
+    hub.push(run, "user/open")
+    (run / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n", "utf-8")
+    hub.push(run, "user/edited")
+    (run / "README.md").write_text(f"---\nlicense: mit\nx: {HOME}/y\n---\n", "utf-8")
+    seen["refused"] = {
+        "card": refusal(run, "user/private-card"),
+        "public": refusal(work / "image", "user/open", private=True),
+        "token": refusal(work / "image", "user/image", token="hf_wrong"),
+        "name": refusal(work / "image", "user/a/b"),
+        "owner": refusal(work / "image", "user/image", revision="no\nbranch"),
+    }
+    print(json.dumps(seen))  # noqa: T201
+
+
+def refusal(run, repo, **settings):
+    try:
+        return hub.push(run, repo, **settings)
+    except hub.PushError as error:
+        return f"PushError: {error}"
+
+
+def pushed_text(work):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    trained = text_run(work / "text")
+    seen = {"url": hub.push(work / "text", "user/text")}
+    model = AutoModelForSequenceClassification.from_pretrained("user/text")
+    words = AutoTokenizer.from_pretrained("user/text")("red rose tall", return_tensors="pt")
+    with torch.no_grad():
+        expected = trained(**words).logits
+        seen["equal"] = torch.equal(model(**words).logits, expected)
+    seen["expected"] = best(expected)
+    seen["predicted"] = pipeline("text-classification", model="user/text")("red rose tall")[0]
+    return seen
+
+
+def pushed_image(work):
+    import timm
+    import tiny
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    trained = image_run(work / "image")
+    hub.push(work / "image", "user/image")
+    model = AutoModelForImageClassification.from_pretrained("user/image")
+    picture = Image.new("RGB", (tiny.PIXELS, tiny.PIXELS), (200, 30, 30))
+    pixels = AutoImageProcessor.from_pretrained("user/image")(picture, return_tensors="pt")
+    with torch.no_grad():
+        expected = trained(**pixels).logits
+        seen = {"equal": torch.equal(model(**pixels).logits, expected)}
+        in_timm = timm.create_model("hf-hub:user/image", pretrained=True).eval()
+        seen["equal_in_timm"] = torch.equal(in_timm(pixels["pixel_values"]), expected)
+    seen["expected"] = best(expected)
+    seen["predicted"] = pipeline("image-classification", model="user/image")(picture)[0]
+    return seen
+
+
+def best(logits):
+    scores = logits.softmax(-1)[0]
+    return {"label": LABELS[int(scores.argmax())], "score": float(scores.max())}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What the client saw, and under "hub" what is there now."""
+    work = tmp_path_factory.mktemp("push")
+    with LoopbackHub(work / "hub") as server:
+        environment = {**os.environ, **server.env()}
+        command = [sys.executable, __file__, str(work)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        wrong = {**environment, "HF_TOKEN": "hf_wrong"}
+        command = [sys.executable, "-m", "hf_sft", "push", str(work / "image"), "user/image"]
+        unsigned = subprocess.run(command, env=wrong, capture_output=True, text=True)
+        return {
+            **json.loads(done.stdout.splitlines()[-1]),
+            "hub": {
+                name: {"files": server.files(name), "private": server.is_private(name)}
+                for name in ("user/text", "user/image", "user/open", "user/edited")
+            },
+            "commits": {name: len(repo.commits) for (_, name), repo in server.repos.items()},
+            "branch_files": set(server.files("user/text", revision="second")),
+            "unsigned": unsigned,
+            "endpoint": server.endpoint,
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_pushed_model_predicts_what_was_trained(seen, kind):
+    assert seen[kind]["equal"]
+    assert seen[kind]["predicted"]["label"] == seen[kind]["expected"]["label"]
+    assert seen[kind]["predicted"]["score"] == pytest.approx(seen[kind]["expected"]["score"], 1e-6)
+
+
+@pytest.mark.slow
+def test_timm_loads_the_same_model(seen):
+    assert seen["image"]["equal_in_timm"]
+
+
+@pytest.mark.slow
+def test_one_commit_holds_the_model_at_the_root_and_no_checkpoint(seen):
+    text, image = (set(seen["hub"][f"user/{kind}"]["files"]) for kind in ("text", "image"))
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    assert text == OURS | {"config.json", "model.safetensors"} | tokenizer
+    assert image == OURS | {"config.json", "model.safetensors"}
+    assert seen["commits"]["user/image"] == 2  # an empty repository is the first
+    assert seen["text"]["url"] == f"{seen['endpoint']}/user/text"
+
+
+@pytest.mark.slow
+def test_a_new_repository_is_private_unless_it_is_to_be_public(seen):
+    private = {name: entry["private"] for name, entry in seen["hub"].items()}
+    assert private == {
+        "user/text": True,
+        "user/image": True,
+        "user/edited": True,
+        "user/open": False,
+    }
+    assert seen["commits"]["user/open"] == 3  # None leaves a public one public
+
+
+@pytest.mark.slow
+def test_nothing_uploaded_names_a_place_on_this_machine(seen):
+    for entry in seen["hub"].values():
+        for name in OURS:
+            content = entry["files"][name].decode()
+            assert "somebody" not in content
+            assert "hf_x" not in content
+    files = seen["hub"]["user/image"]["files"]
+    assert yaml.safe_load(files["recipe.yaml"])["data"]["path"] == "animals"
+    assert json.loads(files["report.json"])["environment"]["device"] == "cpu of x"
+
+
+@pytest.mark.slow
+def test_the_card_names_its_repository_and_an_edited_one_is_kept(seen):
+    text = seen["hub"]["user/text"]["files"]["README.md"].decode()
+    assert 'from_pretrained("user/text")' in text
+    assert card.problems(text) == []
+    assert seen["hub"]["user/edited"]["files"]["README.md"].endswith(b"# Mine\n")
+
+
+@pytest.mark.slow
+def test_a_branch_is_made_when_asked_for(seen):
+    assert seen["branch"] == f"{seen['endpoint']}/user/text/tree/second"
+    assert seen["branch_files"] >= OURS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("card", "x holds a local path"),
+        ("public", "user/open is public"),
+        ("token", "does not accept the token"),
+        ("name", "write user/name"),
+        ("owner", "Hub answered 404"),
+    ],
+)
+def test_a_refusal_says_why_and_how_to_try_again(seen, what, said):
+    message = seen["refused"][what]
+    assert message.startswith("PushError: push to 'user/")
+    assert said in message
+    assert "Nothing local was lost; try again with: hf-sft push " in message
+
+
+@pytest.mark.slow
+def test_a_refused_card_leaves_no_repository(seen):
+    assert "user/private-card" not in seen["commits"]
+
+
+@pytest.mark.slow
+def test_the_command_ends_without_a_traceback(seen):
+    assert seen["unsigned"].returncode == 2
+    assert "does not accept the token" in seen["unsigned"].stderr
+    assert "Traceback" not in seen["unsigned"].stderr
+
+
+def finished_run(folder):
+    sample().save(folder)
+    (folder / "model").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("missing", ["report.json", "model"])
+def test_an_unfinished_run_is_not_pushed(tmp_path, missing):
+    run = finished_run(tmp_path)
+    path = run / missing
+    path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=f"{missing} is missing there.*Nothing local was lost"):
+        hub.push(run, "user/x", token="hf_any")
+
+
+def test_a_torn_report_is_told(tmp_path):
+    run = finished_run(tmp_path)
+    (run / "report.json").write_text('{"schema": 1', "utf-8")
+    with pytest.raises(hub.PushError, match="report.json' is torn"):
+        hub.push(run, "user/x", token="hf_any")
+
+
+def test_without_a_token_it_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    with pytest.raises(hub.PushError, match="hf auth login.*hf-sft push .* user/x"):
+        hub.push(finished_run(tmp_path), "user/x")
+
+
+def test_offline_it_says_what_switches_the_hub_off(tmp_path):
+    with pytest.raises(hub.PushError, match="HF_HUB_OFFLINE"):
+        hub.push(finished_run(tmp_path), "user/x", token="hf_any")
+
+
+if __name__ == "__main__":
+    client(Path(sys.argv[1]))

