@@ -213,4 +213,4 @@ def push_run(arguments: argparse.Namespace) -> None:
     """Upload a finished run."""
     from hf_sft.hub import push
 
-    print(push(arguments.run, arguments.repo, private=not arguments.public))
+    print(push(arguments.run, arguments.repo, private=False if arguments.public else None))

@@ -7,7 +7,7 @@ import transformers
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from hf_sft import model_folder, output_folder, plan
+from hf_sft import card, hub, model_folder, output_folder, plan, report_page
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.processes import warn_if_fewer
@@ -105,11 +105,30 @@ def build_trainer(
 
 
 def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
-    """Save model and report; the report last, which marks the run as finished."""
+    """Save model, card, page and report (last: it marks the run as finished); push when asked.
+
+    Raises:
+        PushError: the Hub does not take it; everything is in the output folder all the same.
+    """
     trainer, folder = prepared.trainer, recipe.output_dir
     if trainer.is_world_process_zero():
         model_folder.save(
             trainer.model, prepared.loaded.processor, folder / output_folder.MODEL
         )
+        (folder / "README.md").write_text(card.render(report), "utf-8")
+        (folder / "report.html").write_text(report_page.render(report), "utf-8")
         report.save(folder)
+        if recipe.training.get("push_to_hub"):
+            push_as_asked(recipe)
     trainer.accelerator.wait_for_everyone()
+
+
+def push_as_asked(recipe: Recipe) -> None:
+    """Push with the ``training`` block's ``hub_*`` keys; private unless they say otherwise."""
+    asked = recipe.training
+    hub.push(
+        recipe.output_dir,
+        asked.get("hub_model_id") or recipe.output_dir.resolve().name,
+        private=asked.get("hub_private_repo"),
+        revision=asked.get("hub_revision"),
+    )

@@ -208,7 +208,15 @@ def test_a_broken_folder_is_one_message(tmp_path, bert, break_it):
             file.unlink()
     else:
         configure(bert, model_type="vit")
-    assert "./bert" in refused(tmp_path)
+    assert "model.name: " in refused(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, bert):
+    configure(bert, vocab_size=10)
+    rewrite(bert, lambda state: state.update({
+        name: tensor[:10].clone() for name, tensor in state.items() if tensor.shape[0] == 15
+    }))  # fmt: skip
+    assert "15 words, the model embeddings for 10" in refused(tmp_path)
 
 
 def test_what_is_not_there(tmp_path):

@@ -8,7 +8,7 @@ from datasets import Dataset, Value
 from pydantic import Field
 from transformers import DataCollatorWithPadding
 
-from hf_sft.errors import DataError, listing
+from hf_sft.errors import DataError, SourceError, listing
 from hf_sft.table_files import ENDINGS, ending, read_table
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
@@ -43,7 +43,12 @@ class TextClassification(Classification):
         return first_few(place, problems)
 
     def prepare(self, processor: Any, config: Any) -> None:
-        """Pad with the end-of-text token where the tokenizer has no padding token."""
+        """Pad with the end-of-text token where the tokenizer has no padding token.
+
+        Raises:
+            SourceError: the tokenizer and the model do not belong together.
+        """
+        _refuse_stranger(processor, config)
         if processor.pad_token_id is None:
             processor.pad_token = processor.eos_token
         if getattr(config, "pad_token_id", None) is None:
@@ -93,6 +98,20 @@ class TextClassification(Classification):
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         for values in zip(*(rows[column] for column in self.text), strict=True):
             yield dict(zip(self.text, values, strict=True))
+
+
+def _refuse_stranger(tokenizer: Any, config: Any) -> None:
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one up
+        raise SourceError(
+            "model.name: there is no vocabulary beside the model; every word would be unknown. "
+            "Put the tokenizer's files (tokenizer.json) into its folder."
+        )
+    rows = getattr(config, "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise SourceError(
+            f"model.name: the tokenizer has {len(tokenizer)} words, the model embeddings for {rows}. "
+            "Put the tokenizer the model was trained with into its folder."
+        )
 
 
 def _tokenize(batch: dict[str, list], tokenizer, texts, label, limit) -> dict[str, list]:
