@@ -3,7 +3,7 @@
     python benchmarks/quickstarts.py [--seeds 5] [vision] [text]
 
 Arms differ from the recipe in the overrides named below and in nothing else. A seed decides the
-few-shot subset, the test part, the new head and the order of the data, and is the same for all arms:
+few-shot subset, the test part, the new head and the order of the data, the same for all arms:
 differences are paired. Target: test accuracy. Retention: the source's function on test inputs (the
 source's own head for Lite0, the rank correlation of pairwise similarities for MiniLM).
 """

@@ -53,7 +53,7 @@ def probe_batch(trainer: Any, rows: int) -> dict[str, Any]:
 
 
 def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
-    """How many labelled items a batch's mean loss is taken over: labels not ignored, or examples."""
+    """How many items a batch's mean loss is taken over: labels not ignored, or examples."""
     labels = batch.get("labels")
     if not torch.is_tensor(labels):
         return find_batch_size(batch) or 0

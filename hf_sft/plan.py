@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hf_sft.errors import listing
 from hf_sft.table import table as as_table
 from hf_sft.trainer import TransferTrainer
 
@@ -47,6 +48,7 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
     total, trains = (sum(row[key] for row in groups) for key in ("parameters", "trainable"))
     lines = [
         f"Source {source}",
+        f"New    {listing(sorted(trainer.starting_point.fresh), 6) or 'nothing'}",
         "Data   " + ", ".join(f"{split} {count:,}" for split, count in splits.items()),
         as_table(["group", "parameters", "trains", "λ", "learning rate", "norm"], cells),
         f"{trains:,} of {total:,} parameters train. Weights, gradients, optimizer and θ⁰: "

@@ -1,11 +1,13 @@
 """Weights from a folder or a Hub id: ``from_pretrained`` with every parameter accounted for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers.utils import logging as hf_logging
 
 from hf_sft.errors import SourceError, listing, nearest
 
@@ -69,7 +71,8 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
 
 def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **settings: Any) -> Any:
     try:
-        return load(*arguments, **settings)
+        with _quiet():
+            return load(*arguments, **settings)
     except Exception as error:  # bad json, torn tensors, pickles with code: a dozen unrelated types
         reason = str(error).strip()
         reason = reason if len(reason) < 600 else f"{reason[:600]} …"
@@ -77,6 +80,20 @@ def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **setting
             f"model.name: {source.name!r} cannot be loaded as a folder or from the Hub "
             f"({type(error).__name__}): {reason}"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading report: what is missing or left over is told or refused by ``load_model``."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _extra(source: Any) -> dict[str, Any]:

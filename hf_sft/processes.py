@@ -1,6 +1,7 @@
 """How many processes were asked for, where the launcher silently starts fewer."""
 
 import logging
+from itertools import zip_longest
 from pathlib import Path
 
 import psutil
@@ -52,7 +53,7 @@ def asked_in(command: list[str]) -> int | None:
 
 
 def _start_of_options(command: list[str]) -> int | None:
-    for i, (part, following) in enumerate(zip(command, [*command[1:], ""], strict=True)):
+    for i, (part, following) in enumerate(zip_longest(command, command[1:])):
         name = Path(part).name
         if name in ("accelerate", "accelerate.commands.accelerate_cli") and following == "launch":
             return i + 2
@@ -71,7 +72,7 @@ def _end_of_options(command: list[str], start: int) -> int:
 
 
 def _option(command: list[str], name: str) -> str | None:
-    for part, following in zip(command, [*command[1:], ""], strict=True):
+    for part, following in zip_longest(command, command[1:]):
         if part == name:
             return following
         if part.startswith(f"{name}="):

@@ -166,7 +166,8 @@ def retention(prepared: Any) -> dict:
     original, has_head = loaded.original()
     head = set(loaded.groups.head.parameters)
     rows, collate = prepared.encoded[split], trainer.data_collator
-    return {"split": split, **drift.retention(original, has_head, trainer.model, head, rows, collate)}
+    kept = drift.retention(original, has_head, trainer.model, head, rows, collate)
+    return {"split": split, **kept}
 
 
 def checkpoints(trainer: Any) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""run(recipe) -> Report: data, model, encode, layer groups, starting point, trainer, train, publish."""
+"""run(recipe) -> Report: data, model, encode, groups, starting point, trainer, train, publish."""
 
 import time
 from dataclasses import dataclass

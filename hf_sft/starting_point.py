@@ -24,7 +24,9 @@ class StartingPoint:
         fingerprint: one hash over the digests of all source parameters.
     """
 
-    def __init__(self, copies: Mapping[str, Tensor], fresh: frozenset[str], digests: dict[str, str]):
+    def __init__(
+        self, copies: Mapping[str, Tensor], fresh: frozenset[str], digests: dict[str, str]
+    ):
         self.copies, self.fresh, self.digests = dict(copies), fresh, digests
 
     @classmethod

@@ -1,6 +1,5 @@
 """TransferTrainer: the Hugging Face Trainer with a pull to the source and a freezing policy."""
 
-import json
 import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -8,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sft.errors import SourceError, UserError
+from hf_sft.errors import UserError
 from hf_sft.freezing.base import FreezePolicy, Plan, Signals, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import count_items, honours_item_count, probe_batch, undisturbed
 from hf_sft.penalties.base import Penalty, WeightPrior
+from hf_sft.source_record import SourceRecord, refuse_other_source
 from hf_sft.starting_point import StartingPoint, unmarked
 
 log = logging.getLogger(__name__)
@@ -51,10 +50,12 @@ class TransferMixin:
         super().__init__(*args, **kwargs)
         self.penalties = (penalty,) if isinstance(penalty, Penalty) else tuple(penalty or ())
         self.freeze = TrainAll() if freeze is None else freeze
-        if (self.penalties or freeze) and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        if (self.penalties or type(self.freeze) is not TrainAll) and (
+            self.is_deepspeed_enabled or self.is_fsdp_enabled
+        ):
             raise UserError(
-                "A penalty or a freezing policy under DeepSpeed or FSDP is not supported yet: their "
-                "gradients are sharded or not ours to edit. Launch with DDP or one process."
+                "A penalty or a freezing policy under DeepSpeed or FSDP is not supported yet: "
+                "their gradients are sharded or not ours to edit. Launch with DDP or one process."
             )
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
         self.trainable = frozenset(n for n, p in self.model.named_parameters() if p.requires_grad)
@@ -67,13 +68,13 @@ class TransferMixin:
         self._plan: Plan | None = None
         self._still: list[torch.nn.Module] = []
         self._planned_model: torch.nn.Module | None = None
-        self.add_callback(_SourceRecord(self.starting_point.fingerprint))
+        self.add_callback(SourceRecord(self.starting_point.fingerprint))
         self.follow_plan(0.0)
 
     # ---- the freezing plan ----
 
     def follow_plan(self, progress: float) -> None:
-        """Make the model follow the policy's plan at ``progress``; a no-op while nothing changes."""
+        """Make the model follow the plan at ``progress``; a no-op while nothing changes."""
         plan = self.freeze.plan(self.layer_groups, progress, Signals())
         if plan == self._plan and self._planned_model is self.model:
             return
@@ -106,7 +107,7 @@ class TransferMixin:
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
         if isinstance(resume_from_checkpoint, str):
-            self._refuse_other_source(Path(resume_from_checkpoint))
+            refuse_other_source(Path(resume_from_checkpoint), self.starting_point.fingerprint)
         self.rescales_loss = not self.honours_items
         if self.rescales_loss and self.model_accepts_loss_kwargs:
             # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
@@ -187,7 +188,7 @@ class TransferMixin:
         return (result[0] * factor, result[1]) if return_outputs else result * factor
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As Trainer's; beside the task ``loss``, the ``penalty`` now and their sum ``objective``."""
+        """As Trainer's; beside the task ``loss``, ``penalty`` now and their sum ``objective``."""
         if "loss" in logs and self.weight_priors:
             logs["penalty"] = self.penalty_value()
             logs["objective"] = logs["loss"] + logs["penalty"]
@@ -232,36 +233,6 @@ class TransferMixin:
             return items
         total = torch.tensor([items], device=self.args.device)
         return int(self.accelerator.gather(total).sum())
-
-    def _refuse_other_source(self, checkpoint: Path) -> None:
-        recorded = recorded_source(checkpoint)
-        if recorded not in (None, self.starting_point.fingerprint):
-            raise SourceError(
-                f"'{checkpoint.name}' was trained from a source with fingerprint {recorded[:12]}…, "
-                f"this model has {self.starting_point.fingerprint[:12]}…. Going on would pull to "
-                "another starting point: load the same source, or start in a new folder."
-            )
-
-
-class _SourceRecord(TrainerCallback, ExportableState):
-    """Carries θ⁰'s fingerprint into trainer_state.json, the last file of a checkpoint."""
-
-    def __init__(self, fingerprint: str):
-        self.fingerprint = fingerprint
-
-    def state(self) -> dict:
-        return {"args": {"fingerprint": self.fingerprint}, "attributes": {}}
-
-
-def recorded_source(checkpoint: Path) -> str | None:
-    """The fingerprint a checkpoint was trained from; None where TransferTrainer did not write it.
-
-    Raises:
-        OSError, ValueError: trainer_state.json is missing or torn.
-    """
-    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    record = state.get("stateful_callbacks", {}).get(_SourceRecord.__name__, {})
-    return record.get("args", {}).get("fingerprint")
 
 
 class TransferTrainer(TransferMixin, Trainer):

@@ -6,7 +6,12 @@ from hf_sft.errors import RecipeError
 from hf_sft.output_folder import CHECKPOINTS
 from hf_sft.recipe import Recipe
 
-DEFAULTS = {"logging_steps": 10, "save_strategy": "epoch", "save_total_limit": 2, "report_to": "none"}
+DEFAULTS = {
+    "logging_steps": 10,
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "report_to": "none",
+}
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:

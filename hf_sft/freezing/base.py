@@ -103,7 +103,7 @@ class FreezePolicy(Component):
         return Plan(trains, opened, self.norm_statistics)
 
     def ever_trains(self, groups: LayerGroups) -> frozenset[str]:
-        """Every parameter that trains at any time; what needs a copy of θ⁰ and is wrapped for it."""
+        """Every parameter that trains at any time: what needs a copy of θ⁰, and DDP's wrapping."""
         return self.plan(groups, 0.0, Signals()).trains
 
 

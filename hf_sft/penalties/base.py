@@ -20,7 +20,7 @@ class Penalty(Component):
 class WeightPrior(Penalty):
     """Ω(θ; θ⁰) = Σ_n c_n · ω(θ_n − a_n), with a_n = θ⁰_n, and a_n = 0 for a fresh parameter.
 
-    ``value`` is the formula and the reference; training uses ``add_gradient_``, in place and without
+    ``value`` is the formula and the reference; training uses ``add_gradient_``, in place, without
     autograd, once per optimizer step: after accumulation and reduction, before clipping.
     """
 
