@@ -46,6 +46,8 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         raise RecipeError(f"{place} holds a run of a different recipe. {remedy}")
     if (folder / REPORT).exists():
         raise RecipeError(f"{place} holds a finished run. {remedy}")
+    if recipe.training.get("resume_from_checkpoint") is False:
+        raise RecipeError(f"{place} holds an unfinished run, not to be resumed. {remedy}")
     checkpoint = newest_whole_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
         log.warning("Going on from %s.", checkpoint)

@@ -31,6 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),  # numpy takes no other
     "data_seed": (0, 2**32 - 1),
 }
+OURS = {"resume_from_checkpoint": bool | None}  # which checkpoint, a run finds out by itself
 
 
 def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         problems.append(f"training: a mapping of TrainingArguments is wanted, found {raw!r}.")
         return {}
-    hints = typing.get_type_hints(TrainingArguments)
+    hints = typing.get_type_hints(TrainingArguments) | OURS
     checked = {}
     for key, value in raw.items():
         if key not in KEYS:

@@ -92,6 +92,8 @@ def test_another_place_or_the_wish_to_resume_is_the_same_run(recipe):
     moved = folder.rename(folder.with_name("moved"))
     overrides = [f"training.output_dir={moved}", "training.resume_from_checkpoint=true"]
     assert claim(Recipe.load(recipe.path, overrides), False) is None
+    overrides[1] = "training.resume_from_checkpoint=false"
+    assert "unfinished" in refused(Recipe.load(recipe.path, overrides))
 
 
 @pytest.mark.parametrize("override", ["penalty.lambda=0.5", "training.seed=1", "penalty=null",

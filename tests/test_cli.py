@@ -1,0 +1,249 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_run import ROWS, picture, text_recipe, write_csv
+
+from hf_sft import cli
+from hf_sft.cli import main
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return text_recipe(tmp_path)
+
+
+def files(folder):
+    """Every file below with its content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, *command):
+    """One message with exit code 2, and not a file touched."""
+    before = files_here()
+    assert main([str(word) for word in command]) == 2
+    output = capsys.readouterr()
+    assert "Traceback" not in output.out + output.err
+    message = output.err[output.err.rindex("hf-sft: ") :]
+    assert files_here() == before
+    return message
+
+
+def files_here():
+    return {path: path.read_bytes() if path.is_file() else None for path in cli.Path.cwd().rglob("*")}
+
+
+QUICK = ["--help", "run --help", "list", "copy quickstart DEST"]
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_help_list_and_copy_answer_at_once(tmp_path, command):
+    words = command.replace("DEST", str(tmp_path / "mine.yaml")).split()
+    script = (
+        "import sys; from hf_sft.cli import main\n"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    took = []
+    for attempt in range(3):  # the least of three: the machine may be busy
+        (tmp_path / "mine.yaml").unlink(missing_ok=True)
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+        )
+        took.append(time.perf_counter() - start)
+        assert done.returncode == 0, (attempt, done.stderr)
+    assert min(took) < 1
+
+
+def test_list_names_recipes_and_copy_takes_one(capsys, tmp_path):
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in listed[:-1]]
+    assert "quickstart" in names
+    assert not [name for name in names if name.startswith("accelerate/")]
+    assert "accelerate/cpu_2" in listed[-1]
+    for name in ["quickstart", "recipes/quickstart.yaml", "accelerate/cpu_2"]:
+        target = tmp_path / name.replace("/", "_")
+        assert main(["copy", name, str(target)]) == 0
+        assert target.read_bytes() == cli.find_recipe(name.split(".")[0], cli.shipped()).read_bytes() \
+            or target.read_bytes() == cli.shipped()["quickstart"].read_bytes()  # fmt: skip
+
+
+def test_every_shipped_recipe_says_what_it_is():
+    for name, file in cli.recipes().items():
+        first = file.read_text("utf-8").splitlines()[0]
+        assert first.startswith("# "), name
+
+
+def test_copy_does_not_overwrite(capsys, recipe, tmp_path):
+    assert "exists" in refused(capsys, "copy", "quickstart", recipe)
+    assert "does not exist" in refused(capsys, "copy", "quickstart", tmp_path / "no" / "r.yaml")
+    assert "Did you mean 'quickstart'" in refused(capsys, "copy", "quickstrat", tmp_path / "x.yaml")
+    assert main(["copy", "quickstart", str(tmp_path)]) == 0
+    assert (tmp_path / "quickstart.yaml").is_file()
+
+
+def test_a_recipe_that_is_not_there(capsys, recipe):
+    assert "Did you mean 'quickstart'" in refused(capsys, "check", "quickstat")
+    assert "accelerate" not in refused(capsys, "run", "nothing").split("Choices")[1]
+
+
+@pytest.mark.parametrize(
+    "words", [["--lr", "3"], ["learning_rate"], ["-x"], ["--overwrit3"], ["a=1", "b"]]
+)
+def test_words_that_are_no_overrides(capsys, recipe, words):
+    assert "is not understood here" in refused(capsys, "run", recipe, *words)
+
+
+def test_overrides_where_none_are_taken(capsys, recipe):
+    assert "'a.b=c' is not understood here" in refused(capsys, "show", ".", "a.b=c")
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["predict", "x", "y", "--batch-size", "0"]])
+def test_a_command_that_is_none_shows_the_usage(capsys, words):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_all_problems_of_a_recipe_in_one_message(capsys, recipe, command):
+    message = refused(
+        capsys, command, recipe, "data.train=gone.csv", "training.learning_rat=1", "model.name=./no",
+        "penalty.lambda=x", "training.seed=x",
+    )  # fmt: skip
+    words = ["gone.csv", "learning_rat", "./no", "penalty.lambda", "training.seed"]
+    assert [word for word in words if word not in message] == []
+    assert len(message.splitlines()) == 5
+
+
+def bad_data(folder):
+    """Name -> (content of train.csv, of test.csv, words of the message)."""
+    label_only = [("flower",), ("tree",)]
+    return {
+        "missing column": ((label_only, ("label",)), None, ["task.text[0]", "train has: label"]),
+        "other labels": (None, ([("red", "shrub")],), ["data.test", "shrub", "flower, tree"]),
+        "empty split": (None, ([],), ["data.test", "empty"]),
+        "missing label": (([*ROWS, ("red", "")],), ([("", "tree")],),
+                          [f"data.train row {len(ROWS) + 1}", "NaN"]),
+        "NaN label": (([("a", 1), ("b", 2), ("c", "nan")],), ([("a", 1), ("b", "nan")],),
+                      ["data.train row 3", "data.test row 2", "NaN"]),
+        "ragged": (([*ROWS, ("a", "b", "c")],), ([("a",)],), ["data.train", "data.test", "line"]),
+        "one class": (([("red", "flower")],), ([("red", "flower")],), ["single class flower"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", bad_data(None))
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_bad_data_is_told_before_anything_is_written(capsys, recipe, tmp_path, case, command):
+    train, test, words = bad_data(tmp_path)[case]
+    for name, content in (("train.csv", train), ("test.csv", test)):
+        if content is not None:
+            write_csv(tmp_path / name, *content)
+    message = refused(capsys, command, recipe)
+    assert [word for word in words if word not in message] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("model.bogus=1", ["model.bogus"]),
+     ("model.num_hidden_layers=5", ["model.name", "layer.2"]),
+     ("model.fresh=[no.*]", ["model.fresh", "'no.*'"]),
+     ("freeze={type: train-only, patterns: [no.such.*]}", ["no.such.*"]),
+     ("freeze={type: train-last, count: 99}", ["99"]),
+     ("training.eval_strategy=steps", ["training"]),
+     ("training.load_best_model_at_end=true", ["training"])],
+)  # fmt: skip
+def test_what_shows_only_with_the_model_leaves_nothing_either(capsys, recipe, tmp_path, override, words):
+    extra = ["training.save_strategy=no"] if "load_best" in override else []
+    if "eval_strategy" in override:
+        write_csv(tmp_path / "test.csv", [])
+    message = refused(capsys, "run", recipe, override, *extra)
+    assert [word for word in words if word not in message] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_prints_the_plan_and_writes_nothing(capsys, recipe):
+    before = files_here()
+    assert main(["check", str(recipe), "training.learning_rate=1e-3", "freeze.type=linear-probe"]) == 0
+    shown = capsys.readouterr().out
+    for word in ["head", "block 1", "train 24, test 8", "0.001", "Nothing was written"]:
+        assert word in shown
+    assert files_here() == before
+
+
+@pytest.fixture
+def finished(recipe, tmp_path):
+    assert main(["run", str(recipe)]) == 0
+    return tmp_path / "out"
+
+
+def test_a_run_and_what_is_done_with_it(capsys, finished, recipe, tmp_path):
+    capsys.readouterr()
+    names = {path.name for path in finished.iterdir()}
+    assert {"model", "checkpoints", "recipe.yaml", "report.json"} <= names
+    assert json.loads((finished / "report.json").read_text())["metrics"]["test"]["accuracy"] >= 0
+    message = refused(capsys, "run", recipe)
+    assert "finished" in message
+    assert "--overwrite" in message
+    assert "different" in refused(capsys, "run", recipe, "training.seed=7")
+    # A wrong recipe leaves the run as it is, whatever the flag.
+    refused(capsys, "run", recipe, "--overwrite", "penalty.lambda=x")
+    refused(capsys, "run", recipe, "--overwrite", "model.num_hidden_layers=9")
+    assert main(["show", str(finished)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["evaluate", str(finished)]) == 0
+    assert "test" in capsys.readouterr().out
+    (finished / "notes.txt").write_text("mine")
+    assert main(["run", str(recipe), "--overwrite", "training.num_train_epochs=1"]) == 0
+    assert (finished / "notes.txt").read_text() == "mine"
+    assert "num_train_epochs: 1" in (finished / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("command", [["show"], ["evaluate"], ["predict"], ["push"]])
+def test_a_folder_that_is_no_run(capsys, recipe, tmp_path, command):
+    rest = {"predict": ["recipe.yaml"], "push": ["me/it"]}.get(command[0], [])
+    for folder in (tmp_path / "source", tmp_path / "gone"):
+        assert "no finished run" in refused(capsys, *command, folder, *rest)
+
+
+def test_interrupting_and_a_closed_pipe(capsys, monkeypatch):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "list_recipes", stop)
+    assert main(["list"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.undo()
+    command = f"{sys.executable} -m hf_sft list | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_images_that_cannot_be_decoded_are_named_with_their_path(capsys, recipe, tmp_path):
+    for name in ("cat/1.png", "dog/1.png"):
+        picture(tmp_path / "images" / name)
+    whole = (tmp_path / "images/cat/1.png").read_bytes()
+    broken = {"cat/torn.png": whole[: len(whole) // 2], "dog/text.png": b"text", "cat/zero.jpg": b""}
+    for name, content in broken.items():
+        (tmp_path / "images" / name).write_bytes(content)
+    data = "data={type: image-folder, path: images}"
+    message = refused(capsys, "run", recipe, "task={type: image-classification}", data)
+    assert [name for name in broken if str(tmp_path / "images" / name) not in message] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_first_process_speaks(capsys, recipe, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["check", str(recipe), "data.train=gone.csv"]) == 2
+    assert capsys.readouterr().err == ""
+    assert os.environ["RANK"] == "1"
