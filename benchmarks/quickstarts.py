@@ -21,7 +21,7 @@ import transformers
 from hf_sft import Recipe, run
 
 RECIPES = {"vision": "recipes/quickstart.yaml", "text": "recipes/quickstart_text.yaml"}
-QUIET = ["training.disable_tqdm=true", "training.save_strategy=no"]
+QUIET = ["training.disable_tqdm=true", "training.save_strategy=no", "training.eval_strategy=no"]
 
 
 def arms(recipe):

@@ -125,8 +125,8 @@ def find_recipe(name: str, known: dict[str, Path]) -> Path:
 def list_recipes(arguments: argparse.Namespace) -> None:
     """Print name and first comment line of every shipped recipe, then what else ``copy`` takes."""
     for name, file in recipes().items():
-        with file.open(encoding="utf-8") as lines:
-            print(f"{name:48s} {lines.readline().lstrip('# ').rstrip()}")
+        first, _, _ = file.read_text("utf-8").partition("\n")
+        print(f"{name:48s} {first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
     launching = [name for name in shipped() if name.startswith(LAUNCHING)]
     print(f"For accelerate launch --config_file (copy takes them too): {listing(launching)}")
 

@@ -21,6 +21,7 @@ from hf_sft.output_folder import (
     record,
     recorded_recipe,
 )
+from hf_sft.source_record import SourceRecord
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def checkpoint(folder, step):
     save_file({"w": torch.zeros(100)}, path / "model.safetensors")
     torch.save({}, path / "optimizer.pt")
     torch.save({}, path / "scheduler.pt")
-    state = {"stateful_callbacks": {"_SourceRecord": {"args": {"fingerprint": "abc"}}}}
+    state = {"stateful_callbacks": {"SourceRecord": SourceRecord("abc").state()}}
     (path / "trainer_state.json").write_text(json.dumps(state))
     return path
 
