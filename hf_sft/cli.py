@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hf_sft.errors import RecipeError, UserError, listing, nearest
@@ -36,12 +37,18 @@ def parser() -> argparse.ArgumentParser:
         prog="hf-sft", description="Supervised fine-tuning as transfer learning."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _about_recipes(partial(_command, commands))
+    _about_runs(partial(_command, commands))
+    return top
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=function, takes_overrides=False)
-        return sub
 
+def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(command=function, takes_overrides=False)
+    return sub
+
+
+def _about_recipes(command) -> None:
     command("list", list_recipes, "show the recipes that come with the package")
     copy = command("copy", copy_recipe, "take a recipe to edit it")
     copy.add_argument("recipe", help="a name from `hf-sft list`")
@@ -53,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
         sub.set_defaults(takes_overrides=True)
     train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+
+
+def _about_runs(command) -> None:
     show = command("show", show_run, "print the report of a run")
     evaluate = command("evaluate", evaluate_run, "evaluate a run's model on its data again")
     predict = command("predict", predict_run, "label new inputs with a run's model")
@@ -66,7 +76,6 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=count, default=32)
     push.add_argument("repo", help="user/name on the Hub")
     push.add_argument("--public", action="store_true", help="the default is a private repository")
-    return top
 
 
 def count(text: str) -> int:

@@ -41,32 +41,33 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
         SourceError: nothing there, quantised weights, remote code, or an unknown setting.
     """
     auto = getattr(transformers, task.auto_class)
-    loading = {key: value for key, value in _extra(source).items() if key in LOADING}
-
-    def load(config: Any) -> tuple[Any, dict]:
-        return _whatever_goes_wrong(
-            source,
-            auto.from_pretrained,
-            place,
-            config=config,
-            revision=source.revision,
-            trust_remote_code=source.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **loading,
-        )
 
     def original() -> tuple[Any, bool]:
-        model, info = load(_config(source, place))
+        model, info = _load(auto, source, place, _config(source, place))
         return model, not info["missing_keys"]
 
     config = _config(source, place)
     same_labels = [label for _, label in sorted((config.id2label or {}).items())] == names
-    model, info = load(_with_labels(config, names))
+    model, info = _load(auto, source, place, _with_labels(config, names))
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
     fresh = {*info["missing_keys"], *mismatched}
     left_over = sorted(info["unexpected_keys"])
     return Weights(model, fresh, same_labels, original, mismatched, left_over)
+
+
+def _load(auto: Any, source: Any, place: Path | str, config: Any) -> tuple[Any, dict]:
+    """The model and what ``from_pretrained`` says about its keys."""
+    return _whatever_goes_wrong(
+        source,
+        auto.from_pretrained,
+        place,
+        config=config,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **{key: value for key, value in _extra(source).items() if key in LOADING},
+    )
 
 
 def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **settings: Any) -> Any:

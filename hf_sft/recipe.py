@@ -71,12 +71,7 @@ class Recipe:
         path = Path(path)
         base = path.resolve().parent if base is None else base
         raw = read(path)
-        problems: list[str] = []
-        for override in overrides:
-            try:
-                apply_override(raw, override)
-            except RecipeError as error:
-                problems.append(str(error))
+        problems = _override_problems(raw, overrides)
         blocks = _blocks(raw, problems)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
@@ -102,6 +97,17 @@ class Recipe:
     def selects(self) -> bool:
         """Whether a validation split is needed: early stopping, or the best checkpoint is kept."""
         return self.early_stopping is not None or bool(self.training.get("load_best_model_at_end"))
+
+
+def _override_problems(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Apply the overrides in place; what is wrong with them."""
+    problems = []
+    for override in overrides:
+        try:
+            apply_override(raw, override)
+        except RecipeError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:

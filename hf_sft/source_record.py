@@ -40,5 +40,6 @@ def refuse_other_source(checkpoint: Path, fingerprint: str) -> None:
     if recorded not in (None, fingerprint):
         raise SourceError(
             f"'{checkpoint.name}' was trained from a source with fingerprint {recorded[:12]}…, "
-            f"this model has {fingerprint[:12]}…. Load the same source, or start in a new folder."
+            f"this model has {fingerprint[:12]}…. Going on would pull to another starting point: "
+            "load the same source, or start in a new folder."
         )

@@ -16,8 +16,8 @@ PREFIX = "timm_model."  # of transformers' wrapper around a timm model
 def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> Weights:
     """The architecture that ``source`` names with the file's tensors and a head for ``names``.
 
-    ``keys: by-name`` wants the file's names to be timm's; ``in-order`` takes the entries in their
-    order, for a file written by another implementation. There count and every shape must match.
+    ``keys: by-name`` wants timm's names; ``in-order`` takes the entries in their order, for a file
+    of another implementation, and wants the same count and shapes.
 
     Raises:
         SourceError: unknown architecture, a file that is no plain state dict, no match in order.
@@ -26,8 +26,7 @@ def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> We
 
     _check_use(source, task, path)
     state = read_state(path)
-    classifier = _classifier(source)
-    classes = _count_classes(source, state, classifier)
+    classes = _count_classes(source, state, _classifier(source))
     whole = TimmWrapperForImageClassification(_timm_config(source, classes or len(names)))
     wanted = whole.timm_model.state_dict()
     if source.keys == "in-order":
@@ -38,16 +37,13 @@ def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> We
     target = model.timm_model.state_dict()
     kept = {n: t for n, t in given.items() if target[n].shape == t.shape}
     model.timm_model.load_state_dict(kept, strict=False)
-    odd = {n for n in wanted if n in state and n not in given}
+    shapes = {n: (tuple(state[n].shape), tuple(t.shape)) for n, t in wanted.items() if n in state}
     return Weights(
         model=model,
         fresh={PREFIX + name for name in target if name not in kept},
         same_labels=False,  # a bare file names no labels
         original=lambda: (whole, classes is not None),
-        mismatched={
-            PREFIX + n: f"{tuple(state[n].shape)}, not {tuple(wanted[n].shape)}"
-            for n in sorted(odd)
-        },
+        mismatched={PREFIX + n: f"{a}, not {b}" for n, (a, b) in shapes.items() if a != b},
         left_over=sorted(PREFIX + name for name in state if name not in wanted),
     )
 

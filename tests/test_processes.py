@@ -57,10 +57,14 @@ def test_the_number_may_stand_in_a_configuration(tmp_path):
 def test_a_configuration_that_is_none_says_nothing(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     for name in ("c.yaml", "gone.yaml"):
-        assert asked_in(["accelerate", "launch", "--config_file", str(tmp_path / name), *RUN]) is None
+        assert (
+            asked_in(["accelerate", "launch", "--config_file", str(tmp_path / name), *RUN]) is None
+        )
 
 
-@pytest.mark.parametrize(("asked", "running", "told"), [(2, 1, True), (2, 2, False), (None, 1, False)])
+@pytest.mark.parametrize(
+    ("asked", "running", "told"), [(2, 1, True), (2, 2, False), (None, 1, False)]
+)
 def test_fewer_processes_than_asked_for_are_told(monkeypatch, caplog, asked, running, told):
     monkeypatch.setattr(processes, "asked_of_launcher", lambda: asked)
     with caplog.at_level(logging.WARNING):

@@ -187,7 +187,9 @@ def test_all_problems_at_once(recipe):
     assert len(lines) == len(places)
 
 
-def test_relative_data_starts_at_the_recipe_then_below_the_data_folder(recipe, tmp_path, monkeypatch):
+def test_relative_data_starts_at_the_recipe_then_below_the_data_folder(
+    recipe, tmp_path, monkeypatch
+):
     other = tmp_path / "elsewhere"
     other.mkdir()
     (other / "far.csv").write_text("text,label\na,b\n")

@@ -33,7 +33,10 @@ GOOD = {"text": ["a", "b"], "label": ["x", "y"]}
 def test_missing_columns_of_all_splits_are_named_with_the_nearest():
     task = TextClassification(text=["text", "other"])
     message = refused(task, data(train={"txet": ["a"], "label": ["x"]}, test={"lable": ["x"]}))
-    assert "task.text[0] names column 'text', but train has: txet, label. Did you mean 'txet'?" in message
+    assert (
+        "task.text[0] names column 'text', but train has: txet, label. Did you mean 'txet'?"
+        in message
+    )
     assert "task.text[1] names column 'other', but test has" in message
     assert "task.label names column 'label', but test has: lable. Did you mean 'lable'?" in message
 
@@ -41,7 +44,9 @@ def test_missing_columns_of_all_splits_are_named_with_the_nearest():
 def test_inputs_and_labels_are_told_together():
     message = refused(
         TextClassification(),
-        data(train={"text": ["a", None], "label": ["x", "y"]}, test={"text": [None], "label": ["z"]}),
+        data(
+            train={"text": ["a", None], "label": ["x", "y"]}, test={"text": [None], "label": ["z"]}
+        ),
     )
     assert "data.train row 2: 'text' is None" in message
     assert "data.test row 1: 'text' is None" in message
@@ -74,7 +79,9 @@ def tokenizer(tmp_path_factory):
 def test_texts_are_cut_at_what_the_model_takes(tokenizer):
     processor, config = tokenizer
     rows = TextClassification().check(data(train={**GOOD, "text": ["red " * 50, "oak"]}))["train"]
-    lengths = [len(ids) for ids in TextClassification().encode(rows, processor, config)["input_ids"]]
+    lengths = [
+        len(ids) for ids in TextClassification().encode(rows, processor, config)["input_ids"]
+    ]
     assert lengths == [config.max_position_embeddings, 3]
     short = TextClassification(max_length=4).encode(rows, processor, config)
     assert [len(ids) for ids in short["input_ids"]] == [4, 3]
@@ -86,7 +93,9 @@ def test_texts_are_cut_at_what_the_model_takes(tokenizer):
 def test_pairs_are_encoded_as_pairs(tokenizer):
     processor, config = tokenizer
     task = TextClassification(text=["a", "b"])
-    rows = task.check(data(train={"a": ["red", "oak"], "b": ["oak", "elm"], "label": [1, 2]}))["train"]
+    rows = task.check(data(train={"a": ["red", "oak"], "b": ["oak", "elm"], "label": [1, 2]}))[
+        "train"
+    ]
     ids = task.encode(rows, processor, config)[0]["input_ids"]
     assert ids == processor("red", "oak")["input_ids"]
 
@@ -156,14 +165,20 @@ def test_every_broken_image_is_named_before_training(tmp_path):
     message = refused(ImageClassification(), splits)
     names = ["torn.jpg", "text.png", "zero.png", "torn.png"]
     expected = [tmp_path / "train" / "cat" / name for name in names]
-    assert [path for path in [*expected, tmp_path / "test/dog/bad.png"] if str(path) not in message] == []
+    assert [
+        path for path in [*expected, tmp_path / "test/dog/bad.png"] if str(path) not in message
+    ] == []
     assert "good" not in message
 
 
 def test_metadata_that_names_a_missing_image(tmp_path):
     picture(tmp_path / "1.png")
-    write_csv(tmp_path / "metadata.csv", [("1.png", "a"), ("gone.png", "b")], ("file_name", "label"))
-    assert "gone.png" in refused(ImageClassification(), ImageFolder(path=".").load(locator(tmp_path)))
+    write_csv(
+        tmp_path / "metadata.csv", [("1.png", "a"), ("gone.png", "b")], ("file_name", "label")
+    )
+    assert "gone.png" in refused(
+        ImageClassification(), ImageFolder(path=".").load(locator(tmp_path))
+    )
 
 
 def test_a_missing_image_and_a_column_without_images(tmp_path):

@@ -22,18 +22,15 @@ def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> Da
         DataError: a class is too small to be split.
     """
     data = DatasetDict(data)
-    if "test" not in data and loader.test_fraction:
-        data["train"], data["test"] = carve(
-            data["train"], label, loader.test_fraction, loader.split_seed, "data.test_fraction"
-        )
-    if validation and "validation" not in data:
-        data["train"], data["validation"] = carve(
-            data["train"],
-            label,
-            loader.validation_fraction,
-            loader.split_seed,
-            "data.validation_fraction",
-        )
+    fractions = {
+        "test": loader.test_fraction,
+        "validation": loader.validation_fraction if validation else None,
+    }
+    for name, fraction in fractions.items():
+        if fraction and name not in data:
+            data["train"], data[name] = carve(
+                data["train"], label, fraction, loader.split_seed, f"data.{name}_fraction"
+            )
     if loader.per_class:
         data["train"] = per_class(data["train"], label, loader.per_class, loader.split_seed)
     for name in data:

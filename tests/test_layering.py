@@ -1,0 +1,146 @@
+"""The import directions of CONTRIBUTING.md, and the sizes of files and functions."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hf_sft
+
+ROOT = Path(hf_sft.__file__).parent
+LAYERS = """
+errors table
+component resources recipe_text
+layer_blocks
+layer_order
+layer_groups
+starting_point
+penalties freezing
+loss_scale source_record
+trainer
+table_files
+loaders tasks
+pretrained
+weight_files
+models training_keys
+recipe
+drift model_folder output_folder plan processes
+training_arguments
+report
+report_page
+card
+hub
+run
+saved
+cli
+__main__ __init__
+"""  # a line may import the lines above it, and a folder its own files
+RANK = {unit: rank for rank, line in enumerate(LAYERS.split("\n")) for unit in line.split()}
+HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas",
+         "pydantic", "sklearn", "timm", "torch", "transformers", "yaml"}  # fmt: skip
+NEVER = {  # unit -> what none of its lines may import, wherever it stands
+    "errors": HEAVY,
+    "component": HEAVY - {"pydantic"},
+    "layer_groups": {"transformers", "datasets"},
+    "starting_point": {"transformers", "datasets"},
+    "penalties": {"transformers", "datasets", "accelerate"},
+    "freezing": {"transformers", "datasets", "accelerate"},
+    "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models", "transformers"},
+    "tasks": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models"},
+    "trainer": {"datasets", "hf_sft.tasks", "hf_sft.loaders"},
+}  # fmt: skip
+LONGER = {("report.py", "of")}  # functions above the limit, to be taken apart
+
+
+def parsed():
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))
+
+
+def imports(tree, whole_file=True):
+    """Dotted names of the imported modules; without ``whole_file`` those of importing the file."""
+    for node in ast.walk(tree) if whole_file else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            names = [alias.name for alias in node.names]
+            yield from (f"hf_sft.{n}" for n in names) if node.module == "hf_sft" else [node.module]
+
+
+def unit(path):
+    """A file at the top, or the folder it lies in."""
+    return path.parts[0].removesuffix(".py")
+
+
+def own(names):
+    return {name.split(".")[1] for name in names if name.startswith("hf_sft.")}
+
+
+def upward(path, names):
+    here = RANK[unit(path)]
+    return sorted(u for u in own(names) if u != unit(path) and RANK[u] >= here)
+
+
+def forbidden(path, names):
+    never = NEVER.get(unit(path), set())
+    return sorted(
+        n for n in names if n.split(".")[0] in never or ".".join(n.split(".")[:2]) in never
+    )
+
+
+FILES = dict(parsed())
+IDS = [str(path) for path in FILES]
+
+
+def test_every_file_has_its_layer():
+    assert {unit(path) for path in FILES} == set(RANK)
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_imports_point_down(path):
+    names = list(imports(FILES[path]))
+    assert upward(path, names) == []
+    assert forbidden(path, names) == []
+
+
+def test_the_commands_load_nothing_heavy_before_they_are_chosen():
+    for name in ("__init__.py", "__main__.py", "cli.py", "errors.py"):
+        names = set(imports(FILES[Path(name)], whole_file=False))
+        assert own(names) <= {"errors", "cli"}, name
+        assert not {n.split(".")[0] for n in names} & HEAVY, name
+
+
+def test_timm_is_imported_where_it_is_needed():
+    for path, tree in FILES.items():
+        if unit(path) not in ("weight_files",):
+            assert "timm" not in {n.split(".")[0] for n in imports(tree, whole_file=False)}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_a_file_fits_in_one_reading(path):
+    assert len((ROOT / path).read_text("utf-8").splitlines()) <= 250
+
+
+def functions():
+    for path, tree in FILES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield (str(path), node.name), node.end_lineno - node.lineno + 1
+
+
+def test_functions_are_short():
+    long = {name: lines for name, lines in functions() if lines > 40 and name not in LONGER}
+    assert long == {}
+
+
+def test_the_rules_can_be_broken():
+    bad = ast.parse(
+        "import transformers.models\nfrom hf_sft import run\nfrom hf_sft.cli import main"
+    )
+    path = Path("penalties/new.py")
+    assert upward(path, imports(bad)) == ["cli", "run"]
+    assert forbidden(path, imports(bad)) == ["transformers.models"]
+    inner = ast.parse("def f():\n    from hf_sft.report import Report")
+    assert upward(Path("loaders/x.py"), imports(inner)) == ["report"]
+    assert list(imports(inner, whole_file=False)) == []
