@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,11 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
     place = f"training.output_dir: '{folder}'"
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{place} is a file. Choose another training.output_dir.")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise RecipeError(
+            f"{place} cannot be made in '{above}'. Choose another training.output_dir."
+        )
     if not folder.exists() or not any(folder.iterdir()):
         return None
     remedy = "Choose another training.output_dir, or start anew with --overwrite."

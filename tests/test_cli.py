@@ -124,8 +124,8 @@ def test_a_command_that_is_none_shows_the_usage(capsys, words):
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_all_problems_of_a_recipe_in_one_message(capsys, recipe, command):
     message = refused(
-        capsys, command, recipe, "data.train=gone.csv", "training.learning_rat=1", "model.name=./no",
-        "penalty.lambda=x", "training.seed=x",
+        capsys, command, recipe, "data.train=gone.csv", "training.learning_rat=1",
+        "model.name=./no", "penalty.lambda=x", "training.seed=x",
     )  # fmt: skip
     words = ["gone.csv", "learning_rat", "./no", "penalty.lambda", "training.seed"]
     assert [word for word in words if word not in message] == []

@@ -45,7 +45,8 @@ NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "starting_point": {"transformers", "datasets"},
     "penalties": {"transformers", "datasets", "accelerate"},
     "freezing": {"transformers", "datasets", "accelerate"},
-    "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models", "transformers"},
+    "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models",
+                "transformers"},
     "tasks": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models"},
     "trainer": {"datasets", "hf_sft.tasks", "hf_sft.loaders"},
 }  # fmt: skip

@@ -63,7 +63,8 @@ JSONL = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
      ("list.json", '[{"text": "a", "label": "x"},\n {"text": "b", "label": "y"}]'),
      ("lists.json", '{"text": ["a", "b"],\n "label": ["x", "y"]}'),
      ("one_line.json", '{"text": ["a", "b"], "label": ["x", "y"]}'),
-     ("other_order.jsonl", JSONL.replace('"text": "b", "label": "y"', '"label": "y", "text": "b"'))],
+     ("order.jsonl", JSONL.replace('"text": "b", "label": "y"',
+                                   '"label": "y", "text": "b"'))],
 )  # fmt: skip
 def test_every_format_gives_the_same_typed_rows(tmp_path, name, content):
     rows = table(tmp_path, name, content)

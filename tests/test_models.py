@@ -70,8 +70,10 @@ def test_a_folder_is_found_beside_the_recipe_under_a_plain_name(tmp_path, bert):
 def classifier(tmp_path):
     """A checkpoint with a head for NAMES."""
     source_folder(tmp_path / "base")
-    config = BertConfig.from_pretrained(tmp_path / "base", id2label=dict(enumerate(NAMES)),
-                                        label2id={name: i for i, name in enumerate(NAMES)})  # fmt: skip
+    label2id = {name: index for index, name in enumerate(NAMES)}
+    config = BertConfig.from_pretrained(
+        tmp_path / "base", id2label=dict(enumerate(NAMES)), label2id=label2id
+    )
     model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(tmp_path / "bert")
     for file in (tmp_path / "base").glob("*token*"):

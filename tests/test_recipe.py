@@ -73,7 +73,7 @@ def test_a_file_that_is_no_text(tmp_path):
      ("a.b.c=no", None),
      ("l.1.x=[1, 2]", {"a": {"b": 1}, "l": [{"x": 1}, {"x": [1, 2]}]}),
      ("l.0=null", {"a": {"b": 1}, "l": [None, {"x": 2}]}),
-     ("new.deep.key=a=b", {"a": {"b": 1}, "l": [{"x": 1}, {"x": 2}], "new": {"deep": {"key": "a=b"}}}),
+     ("n.m.k=a=b", {"a": {"b": 1}, "l": [{"x": 1}, {"x": 2}], "n": {"m": {"k": "a=b"}}}),
      ("a.b=", {"a": {"b": None}, "l": [{"x": 1}, {"x": 2}]})],
 )  # fmt: skip
 def test_overrides(override, value):
@@ -181,8 +181,8 @@ def test_all_problems_at_once(recipe):
         "training.optim=x",
     )
     text = "\n".join(lines)
-    places = ["traning", "nonsense", "per_clas", "gone.csv", "lost.csv", "missing", "penalty.lambda",
-              "learning_rate", "optim"]  # fmt: skip
+    places = ["traning", "nonsense", "per_clas", "gone.csv", "lost.csv", "missing",
+              "penalty.lambda", "learning_rate", "optim"]  # fmt: skip
     assert [place for place in places if place not in text] == []
     assert len(lines) == len(places)
 

@@ -89,8 +89,9 @@ def test_a_table_to_a_table_and_to_json_lines(run, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("in.csv", "txet\na\n", "Did you mean 'txet'"), ("in.csv", "", "empty"), ("in.txt", "\n", "no texts"),
-     ("in.txt", None, "does not exist"), ("in.csv", "text\na,b\n", "line 2")],
+    [("in.csv", "txet\na\n", "Did you mean 'txet'"), ("in.csv", "", "empty"),
+     ("in.txt", "\n", "no texts"), ("in.txt", None, "does not exist"),
+     ("in.csv", "text\na,b\n", "line 2")],
 )  # fmt: skip
 def test_wrong_inputs_write_nothing(run, capsys, tmp_path, name, content, words):
     if content is not None:

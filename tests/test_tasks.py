@@ -2,7 +2,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from tiny_run import picture, source_folder, write_csv
+from tiny_run import noise, picture, source_folder, write_csv
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_sft.errors import DataError
@@ -145,14 +145,13 @@ def test_predictions_name_every_class():
 
 def broken(folder):
     """Images that cannot be decoded, by how they are broken."""
-    whole = picture(folder / "train" / "cat" / "good.jpg", size=(64, 64))
-    picture(folder / "train" / "dog" / "good.png")
-    content = whole.read_bytes()
+    jpg = noise(folder / "train" / "cat" / "good.jpg").read_bytes()
+    png = noise(folder / "train" / "dog" / "good.png").read_bytes()
     return {
-        "torn.jpg": content[: len(content) // 2],
+        "torn.jpg": jpg[: len(jpg) * 3 // 4],
         "text.png": b"not an image",
         "zero.png": b"",
-        "torn.png": (folder / "train" / "dog" / "good.png").read_bytes()[:40],
+        "torn.png": png[: len(png) * 3 // 4],
     }
 
 

@@ -56,6 +56,13 @@ def text_recipe(folder, **changes):
     return path
 
 
+def noise(path):
+    """An image whose pixels, not its header, fill the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    return path
+
+
 def picture(path, colour=(200, 30, 30), size=(16, 16)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)

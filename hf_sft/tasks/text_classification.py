@@ -109,8 +109,8 @@ def _refuse_stranger(tokenizer: Any, config: Any) -> None:
     rows = getattr(config, "vocab_size", None)
     if rows is not None and len(tokenizer) > rows:
         raise SourceError(
-            f"model.name: the tokenizer has {len(tokenizer)} words, the model embeddings for {rows}. "
-            "Put the tokenizer the model was trained with into its folder."
+            f"model.name: the tokenizer has {len(tokenizer)} words, the model embeddings for "
+            f"{rows}. Put the tokenizer the model was trained with into its folder."
         )
 
 
