@@ -82,6 +82,4 @@ def _is_norm(trainer: TransferTrainer, name: str) -> bool:
 
 
 def _owner(group: Any, module: str) -> bool:
-    return any(
-        name.rpartition(".")[0] == module for name in (*group.parameters, *group.buffers)
-    )
+    return any(name.rpartition(".")[0] == module for name in (*group.parameters, *group.buffers))

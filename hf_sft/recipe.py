@@ -73,6 +73,7 @@ class Recipe:
         raw = read(path)
         problems = _override_problems(raw, overrides)
         blocks = _blocks(raw, problems)
+        problems += _metric_problems(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
@@ -197,6 +198,20 @@ def _problem(where: str, keys: list[str], error: Any) -> str:
     if error["type"] == "literal_error":
         close = nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
     return f"{path}: {error['msg'].removeprefix('Input ')}, found {error['input']!r}.{close}"
+
+
+def _metric_problems(blocks: dict[str, Any]) -> list[str]:
+    """Trainer looks for ``metric_for_best_model`` only after the first epoch."""
+    metric, task = blocks["training"].get("metric_for_best_model"), blocks.get("task")
+    if metric is None or task is None:
+        return []
+    known = ["loss", *task.metric_names]
+    if metric.removeprefix("eval_") in known:
+        return []
+    return [
+        f"training.metric_for_best_model: {metric!r} is not measured. Choices: {listing(known)}."
+        f"{nearest(metric, known)}"
+    ]
 
 
 def _check_files(blocks: dict[str, Any], locate: Locate, problems: list[str]) -> None:

@@ -112,9 +112,7 @@ def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
     """
     trainer, folder = prepared.trainer, recipe.output_dir
     if trainer.is_world_process_zero():
-        model_folder.save(
-            trainer.model, prepared.loaded.processor, folder / output_folder.MODEL
-        )
+        model_folder.save(trainer.model, prepared.loaded.processor, folder / output_folder.MODEL)
         (folder / "README.md").write_text(card.render(report), "utf-8")
         (folder / "report.html").write_text(report_page.render(report), "utf-8")
         report.save(folder)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from hf_sft.tasks.classification_metrics import StreamingClassification, calibration_error
+from hf_sft.tasks.classification_metrics import SCALARS, StreamingClassification, calibration_error
 
 NAMES = ["a", "b", "c", "never"]
 
@@ -42,6 +42,7 @@ def test_streaming_equals_sklearn_whatever_the_batches(answers, size):
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses))
     assert found["macro_f1"] == pytest.approx(f1_score(labels, guesses, average="macro"))
     assert all(isinstance(value, float) for value in found.values())
+    assert tuple(found) == SCALARS
 
 
 def test_a_second_evaluation_starts_anew(answers):

@@ -158,6 +158,7 @@ def problems(recipe, *overrides):
      ("training.lr_scheduler_type=cosin", ["training.lr_scheduler_type", "Did you mean 'cosine'"]),
      ("training.eval_strategy=epochs", ["training.eval_strategy", "Did you mean 'epoch'"]),
      ("training.optim=adam", ["training.optim", "adamw_torch"]),
+     ("training.metric_for_best_model=acuracy", ["metric_for_best_model", "'accuracy'", "loss"]),
      ("training.bf16=3.5", ["training.bf16", "3.5"])],
 )  # fmt: skip
 def test_one_problem_one_line_with_place_and_value(recipe, override, words):

@@ -20,6 +20,7 @@ class Task(Component):
     auto_class: ClassVar[str]
     auto_processor: ClassVar[str]
     selection_metric: ClassVar[str]
+    metric_names: ClassVar[tuple[str, ...]]  # what ``metrics`` logs beside the loss
     label: str = "label"
 
     @abstractmethod

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.base import Task
-from hf_sft.tasks.classification_metrics import StreamingClassification
+from hf_sft.tasks.classification_metrics import SCALARS, StreamingClassification
 from hf_sft.tasks.labels import encode_labels
 
 
@@ -16,6 +16,7 @@ class Classification(Task):
     """One class per example."""
 
     selection_metric: ClassVar[str] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = SCALARS
 
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
         missing = [

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 CALIBRATION_BINS = 15
+SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
 
 class ClassificationMetric(evaluate.Metric):
