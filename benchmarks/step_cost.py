@@ -103,6 +103,19 @@ def trainer(arm, name, folder):
     return built
 
 
+def timed_pull(built):
+    """Seconds of every add_pull_, the only thing an L2-SP step does beside the plain one's work."""
+    seconds, pull = [], built.add_pull_
+
+    def timed():
+        start = time.perf_counter()
+        pull()
+        seconds.append(time.perf_counter() - start)
+
+    built.add_pull_ = timed
+    return seconds
+
+
 def step_times(name, rounds):
     """Median seconds per arm and its ratio to plain, round by round."""
     with tempfile.TemporaryDirectory() as folder:
@@ -110,6 +123,7 @@ def step_times(name, rounds):
         clocks = {arm: Clock() for arm in ARMS}
         for arm in ARMS:
             trainers[arm].add_callback(clocks[arm])
+        pulls = timed_pull(trainers["l2-sp"])
         medians = {arm: [] for arm in ARMS}
         for i in range(rounds):
             for arm in ARMS if i % 2 else ARMS[::-1]:
@@ -119,7 +133,8 @@ def step_times(name, rounds):
     ratios = {
         arm: [a / b for a, b in zip(medians[arm], medians["plain"], strict=True)] for arm in ARMS
     }
-    return {
+    share = statistics.median(pulls) / statistics.median(medians["plain"])
+    return {"pull_share": round(share, 4)} | {
         arm: {
             "seconds": round(statistics.median(medians[arm]), 4),
             "ratio": round(statistics.median(ratios[arm]), 3),

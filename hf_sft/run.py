@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import transformers
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import card, hub, model_folder, output_folder, plan, report_page
+from hf_sft.errors import RecipeError
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.processes import warn_if_fewer
@@ -85,7 +87,8 @@ def build_trainer(
     """The trainer with the recipe's penalty and policy; metrics stream."""
     watched = encoded.get("validation", encoded.get("test"))
     timm = loaded.model.config.model_type == "timm_wrapper"
-    trainer = TransferTrainer(
+    trainer = _trainer(
+        recipe,
         model=loaded.model,
         args=args,
         train_dataset=encoded["train"],
@@ -102,6 +105,14 @@ def build_trainer(
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping.patience))
     return trainer
+
+
+def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
+    """TransferTrainer; what Trainer refuses of the ``training`` block is the recipe's mistake."""
+    try:
+        return TransferTrainer(**settings)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"{recipe.path.name}: training: {error}") from error
 
 
 def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:

@@ -24,7 +24,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "eval_strategy": "epoch",
         "load_best_model_at_end": True,
         "metric_for_best_model": recipe.task.selection_metric,
-        "greater_is_better": True,
     }
     needed = {
         "output_dir": str(recipe.output_dir / CHECKPOINTS),
