@@ -184,12 +184,10 @@ def check_recipe(arguments: argparse.Namespace) -> None:
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Train, and print the result."""
-    from hf_sft.output_folder import nothing_left
     from hf_sft.run import run
 
     recipe = load(arguments)
-    with nothing_left(recipe.output_dir):
-        report = run(recipe, overwrite=arguments.overwrite)
+    report = run(recipe, overwrite=arguments.overwrite)
     if os.environ.get("RANK", "0") == "0":
         print(report.table())
         print(f"\nModel, report and card: {recipe.output_dir}")

@@ -44,6 +44,11 @@ def run(recipe: Recipe, overwrite: bool = False) -> Report:
     Raises:
         UserError: anything the user can put right; nothing has been written then.
     """
+    with output_folder.nothing_left(recipe.output_dir):
+        return _run(recipe, overwrite)
+
+
+def _run(recipe: Recipe, overwrite: bool) -> Report:
     started = time.perf_counter()
     resume = output_folder.claim(recipe, overwrite)
     args = training_arguments(recipe)
