@@ -38,7 +38,7 @@ def push(
 
     ``private``: a new repository is private unless this is False; one that exists stays what it is,
     and True refuses one that is public. ``revision``: the branch, made when it does not exist.
-    Recipe and report are uploaded without local paths, checkpoints not at all.
+    Local paths and checkpoints are left out.
 
     Raises:
         PushError: no finished run, no token or not the right one, no such place, no network.
@@ -54,9 +54,10 @@ def push(
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         content = files(report, model, edited, url.repo_id)
-        operations = [CommitOperationAdd(path, given) for path, given in content.items()]
-        message = f"{report_page.source_name(report.data)} fine-tuned by hf_sft"
-        api.create_commit(url.repo_id, operations, commit_message=message, revision=revision)
+        added = [CommitOperationAdd(path, given) for path, given in content.items()]
+        api.create_commit(
+            url.repo_id, added, commit_message="A model fine-tuned by hf_sft", revision=revision
+        )
     return str(url) if revision is None else f"{url}/tree/{revision}"
 
 

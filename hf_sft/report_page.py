@@ -226,13 +226,13 @@ def _chart(caption: str, history: list[dict[str, Any]], keys: dict[str, str]) ->
             points = [(e["step"], e[key]) for e in history if _finite(e.get(key))]
             if points:
                 mark = "o" if len(points) < 12 else ""
-                axes.plot(*zip(*points, strict=True), label=label, lw=1.6, marker=mark, ms=3.5)
+                said = label.replace("_", " ")
+                axes.plot(*zip(*points, strict=True), label=said, lw=1.6, marker=mark, ms=3.5)
         if not axes.lines:
             return ""
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if len(keys) > 1:
-            figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _on_page(file.getvalue(), caption)

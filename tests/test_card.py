@@ -170,3 +170,10 @@ def test_problems_of_the_metadata_are_named(block, found):
 @pytest.mark.parametrize("text", ["# A model\n", "", "---\na: [\n---\n", "text\n---\na: 1\n---\n"])
 def test_a_card_without_readable_metadata_has_a_problem(text):
     assert len(card.problems(text)) == 1
+
+
+def test_a_code_block_cannot_be_closed_from_inside():
+    inside = "a: 1\n```\n# not a heading\n````"
+    html = MarkdownIt("commonmark").render(card.fenced(inside, "yaml"))
+    assert html.count("<pre>") == 1
+    assert "<h1>" not in html

@@ -151,6 +151,14 @@ def test_drawings_take_the_pages_colours_and_share_no_name():
     assert len(names) == len(set(names))
 
 
+def test_every_line_of_a_drawing_is_named():
+    text = page().text
+    for name in ("objective", "loss", "penalty", "loss on held-out rows", "accuracy"):
+        assert f" {name} " in text
+    drawings = dict(report_page.charts(history()))
+    assert ">accuracy</text>" in drawings["On held-out rows while training"]
+
+
 @pytest.mark.parametrize("label", HOSTILE)
 def test_hostile_names_stay_text(label):
     calm = page()
