@@ -121,7 +121,7 @@ def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
 
 
 def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
-    """Save model, card, page and report (last: it marks the run as finished); push when asked.
+    """Save model and report, which marks the run as finished; card and page; push when asked.
 
     Raises:
         PushError: the Hub does not take it; everything is in the output folder all the same.
@@ -129,9 +129,9 @@ def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
     trainer, folder = prepared.trainer, recipe.output_dir
     if trainer.is_world_process_zero():
         model_folder.save(trainer.model, prepared.loaded.processor, folder / output_folder.MODEL)
+        report.save(folder)
         (folder / "README.md").write_text(card.render(report), "utf-8")
         (folder / "report.html").write_text(report_page.render(report), "utf-8")
-        report.save(folder)
         if recipe.training.get("push_to_hub"):
             push_as_asked(recipe)
     trainer.accelerator.wait_for_everyone()

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from hf_sft.errors import listing, nearest
 
 KEYS = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+TOKENS = ("hub_token",)
 MANY = math.inf
 RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0, MANY),
@@ -44,6 +45,12 @@ def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
     hints = typing.get_type_hints(TrainingArguments) | OURS
     checked = {}
     for key, value in raw.items():
+        if key in TOKENS:
+            problems.append(
+                f"training.{key}: a recipe is kept and published, a token is not. Run "
+                "`hf auth login`, or set HF_TOKEN."
+            )
+            continue
         if key not in KEYS:
             problems.append(
                 f"training.{key}: no such key of TrainingArguments (value {value!r})."

@@ -207,3 +207,9 @@ def test_a_key_that_is_no_word(recipe):
     raw["data"][3] = 4
     recipe.write_text(yaml.safe_dump(raw))
     assert "data" in problems(recipe)[0]
+
+
+def test_a_token_in_a_recipe_is_refused_and_not_repeated(recipe):
+    with pytest.raises(RecipeError, match="training.hub_token") as refused:
+        Recipe.load(recipe, ["training.hub_token=hf_secret"])
+    assert "hf_secret" not in str(refused.value)
