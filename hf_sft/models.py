@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import transformers
 from pydantic import BaseModel, ConfigDict, Field
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_sft.errors import SourceError, UserError, listing, nearest
 from hf_sft.layer_groups import LayerGroups
@@ -216,6 +217,13 @@ def _processor(source: ModelSource, task: Task, model: Any, place: Path | str):
         ) from error
 
 
+def commit_of(source: ModelSource) -> str | None:
+    """The commit a Hub id was loaded at: the name of the snapshot folder it was cached in."""
+    inside = {"subfolder": (source.model_extra or {}).get("subfolder", "")}
+    config = cached_file(source.name, "config.json", revision=source.revision, **inside)
+    return extract_commit_hash(config, None) or source.revision
+
+
 def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
     licence = (getattr(model.config, "pretrained_cfg", None) or {}).get("license")
     if source.name.startswith(PACKAGE):
@@ -224,5 +232,5 @@ def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
         return Source(source.name, revision, license=licence)
     if path is not None:
         return Source(path.name, sha256(path) if path.is_file() else None, license=licence)
-    commit = getattr(model.config, "_commit_hash", None) or source.revision
+    commit = commit_of(source)
     return Source(source.name, commit, hub_id=source.name, license=licence)

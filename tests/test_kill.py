@@ -33,7 +33,7 @@ def recipe(tmp_path_factory) -> Path:
         intermediate_size=256,
     )
     BertModel(config).save_pretrained(folder / "bert")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
     rows = [
         f"{WORDS[i % 4]} {WORDS[4 + i % 3]} {WORDS[7 + i % 5]},{'yes' if i % 2 else 'no'}"
         for i in range(120)
