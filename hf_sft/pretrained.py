@@ -56,7 +56,11 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
 
 
 def _load(auto: Any, source: Any, place: Path | str, config: Any) -> tuple[Any, dict]:
-    """The model and what ``from_pretrained`` says about its keys."""
+    """The model and what ``from_pretrained`` says about its keys; float32 unless asked otherwise.
+
+    transformers 5 keeps the checkpoint's type, and steps in pure half precision lose small updates.
+    """
+    asked = {key: value for key, value in _extra(source).items() if key in LOADING}
     return _whatever_goes_wrong(
         source,
         auto.from_pretrained,
@@ -66,7 +70,7 @@ def _load(auto: Any, source: Any, place: Path | str, config: Any) -> tuple[Any, 
         trust_remote_code=source.trust_remote_code,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **{key: value for key, value in _extra(source).items() if key in LOADING},
+        **{"dtype": "float32", **asked},
     )
 
 
@@ -147,6 +151,8 @@ def _with_labels(config: Any, names: list[str]) -> Any:
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.num_labels = len(names)
+    if getattr(config, "problem_type", None) is not None:
+        config.problem_type = "single_label_classification"
     if hasattr(config, "label_names"):  # timm_wrapper writes these in preference to id2label
         config.label_names = names
     return config

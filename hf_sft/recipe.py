@@ -96,7 +96,14 @@ class Recipe:
 
     @property
     def selects(self) -> bool:
-        """Whether a validation split is needed: early stopping, or the best checkpoint is kept."""
+        """Whether scores steer the training, so that they must come from a validation split."""
+        keys = ("save_strategy", "lr_scheduler_type")
+        chosen = {getattr(self.training.get(k), "value", self.training.get(k)) for k in keys}
+        return self.keeps_best or bool(chosen & {"best", "reduce_lr_on_plateau"})
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best checkpoint is kept: early stopping, or when the recipe says so."""
         return self.early_stopping is not None or bool(self.training.get("load_best_model_at_end"))
 
 

@@ -29,10 +29,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "output_dir": str(recipe.output_dir / CHECKPOINTS),
         "remove_unused_columns": False,  # the task's encode keeps exactly what the model takes
         "batch_eval_metrics": True,
+        "prediction_loss_only": False,
         "push_to_hub": False,
         "resume_from_checkpoint": None,
     }
-    chosen = selection if recipe.selects else {}
+    chosen = selection if recipe.keeps_best else {}
     settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
     try:
         args = TrainingArguments(**settings)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from hf_sft.errors import DataError
+
 CALIBRATION_BINS = 15
 SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
@@ -77,6 +79,11 @@ class StreamingClassification:
         """Take one batch of logits (batch, classes) and labels (batch,)."""
         logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
         probabilities = torch.as_tensor(logits).float().softmax(-1)
+        if not probabilities.isfinite().all():
+            raise DataError(
+                "The model's outputs are not finite: training has diverged. Lower "
+                "training.learning_rate and start anew with --overwrite."
+            )
         confidences, predictions = probabilities.max(-1)
         self.metric.add_batch(
             predictions=predictions.cpu().numpy(),
