@@ -393,3 +393,11 @@ def test_real_tables_round_trip(tmp_path):
         shutil.copyfileobj(source, file)
     for name in ("t.jsonl", "t.parquet", "t.csv.gz"):
         assert table(tmp_path, name).to_list() == given
+
+
+def test_files_and_classes_named_like_splits_are_no_splits(tmp_path):
+    names = ["dev/train_0.png", "dev/img_1.png", "rose/test_2.png", "rose/val_3.png"]
+    images(tmp_path / "set", *names)
+    data = ImageFolder(path="set").load(locator(tmp_path))
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 4}
+    assert data["train"].features["label"].names == ["dev", "rose"]

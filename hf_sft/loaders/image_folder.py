@@ -1,5 +1,7 @@
 """A folder of images: one folder per class, or a metadata file beside them."""
 
+import glob
+from pathlib import Path
 from typing import Literal
 
 from datasets import DatasetDict, load_dataset
@@ -8,6 +10,8 @@ from datasets.exceptions import DatasetGenerationError
 from hf_sft.errors import DataError
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
+
+SPLITS = ("train", "validation", "test")
 
 
 class ImageFolder(Loader):
@@ -27,9 +31,18 @@ class ImageFolder(Loader):
         if not folder.is_dir():
             raise DataError(f"data.path: {self.path!r} is a file; an image folder is wanted.")
         try:
-            return load_dataset("imagefolder", data_dir=str(folder))
+            return load_dataset("imagefolder", data_files=self._parts(folder))
         except (DatasetGenerationError, OSError, ValueError) as error:
             raise DataError(
                 f"data.path: {self.path!r} holds no images by class, nor with a metadata file: "
                 f"{error.__cause__ or error}"
             ) from error
+
+    def _parts(self, folder: Path) -> dict[str, str]:
+        """Split -> pattern of its files: only folders named so are splits, never a file or class.
+
+        Left to itself, ``load_dataset`` takes ``train_0.jpg`` or a class ``dev`` for a split.
+        """
+        root = glob.escape(str(folder))
+        parts = {s: f"{root}/{s}/**" for s in SPLITS if (folder / s).is_dir()}
+        return parts or {"train": f"{root}/**"}
