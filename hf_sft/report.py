@@ -1,6 +1,7 @@
 """Report: metrics, what moved and what did not, cost, recipe, versions."""
 
 import json
+import logging
 import os
 import platform
 import resource
@@ -15,6 +16,8 @@ import torch
 from hf_sft import drift, plan
 from hf_sft.recipe import Recipe
 from hf_sft.table import table
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("hf-sft", "torch", "transformers", "accelerate", "datasets", "evaluate", "timm")
 
@@ -120,6 +123,8 @@ class Report:
         numbers = ", ".join(
             f"{key} {value:.4f}" for key, value in kept.items() if isinstance(value, float)
         )
+        if not kept["examples"]:
+            return f"{frozen}\nThe source's function was not measured."
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."
 
 
@@ -166,7 +171,11 @@ def retention(prepared: Any) -> dict:
     original, has_head = loaded.original()
     head = set(loaded.groups.head.parameters)
     rows, collate = prepared.encoded[split], trainer.data_collator
-    kept = drift.retention(original, has_head, trainer.model, head, rows, collate)
+    try:
+        kept = drift.retention(original, has_head, trainer.model, head, rows, collate)
+    except Exception as error:  # two towers, decoders: no one embedding; the run must not fail here
+        log.warning("The source's function was not measured: %s", error)
+        kept = {"examples": 0, "by": "not measured"}
     return {"split": split, **kept}
 
 
