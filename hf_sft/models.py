@@ -94,7 +94,7 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     if not weights.same_labels:
         fresh = fresh | _reset_head(model, groups, fresh)
     processor = _processor(source, task, model, place)
-    task.prepare(processor, model.config)
+    task.prepare(processor, model)
     identity = _identity(source, path, model)
     left_over = tuple(weights.left_over)
     return LoadedModel(

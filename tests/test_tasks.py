@@ -1,9 +1,18 @@
 import datasets
 import pytest
+import tiny
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from tiny_run import noise, picture, source_folder, write_csv
-from transformers import AutoConfig, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    MPNetForSequenceClassification,
+    RobertaForSequenceClassification,
+    T5ForSequenceClassification,
+)
 
 from hf_sft.errors import DataError
 from hf_sft.loaders import ImageFolder
@@ -78,6 +87,7 @@ def tokenizer(tmp_path_factory):
 
 def test_texts_are_cut_at_what_the_model_takes(tokenizer):
     processor, config = tokenizer
+    TextClassification().prepare(processor, tiny.bert())
     rows = TextClassification().check(data(train={**GOOD, "text": ["red " * 50, "oak"]}))["train"]
     lengths = [
         len(ids) for ids in TextClassification().encode(rows, processor, config)["input_ids"]
@@ -88,6 +98,35 @@ def test_texts_are_cut_at_what_the_model_takes(tokenizer):
     batch = TextClassification().collator(processor)([short[0], short[1]])
     assert batch["input_ids"].shape == (2, 4)
     assert batch["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [(BertForSequenceClassification, 12), (RobertaForSequenceClassification, 10),
+     (MPNetForSequenceClassification, 10), (T5ForSequenceClassification, 51)],
+)  # fmt: skip
+def test_a_long_text_is_cut_to_the_longest_that_goes_through_the_model(tmp_path, kind, most):
+    """RoBERTa and MPNet count positions from 2, where the padding token has the number 1."""
+    vocabulary = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "red", "oak"]
+    written(tmp_path / "vocab.txt", "\n".join(vocabulary))
+    processor = BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"))
+    settings = {**tiny.BERT, "max_position_embeddings": 12, "pad_token_id": 1, "eos_token_id": 3}
+    if kind is T5ForSequenceClassification:  # no limit of its own: nothing is cut
+        settings = tiny.t5().config.to_dict() | {"pad_token_id": 1, "eos_token_id": 3}
+    model = kind(kind.config_class(**settings)).eval()
+    task = TextClassification()
+    task.prepare(processor, model)
+    rows = Dataset.from_dict({"text": ["red " * 49, "oak"]})
+    encoded = task.encode(rows, processor, model.config)
+    assert [len(ids) for ids in encoded["input_ids"]] == [most, 3]
+    batch = task.collator(processor)([encoded[0], encoded[1]])
+    model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    processor.save_pretrained(tmp_path)  # predict and pipeline find the limit there
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(saved("red " * 49, truncation=True)["input_ids"]) == most
+    if most < 51:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, most + 1), 5))
 
 
 def test_pairs_are_encoded_as_pairs(tokenizer):

@@ -36,8 +36,8 @@ class Task(Component):
         """
 
     @abstractmethod
-    def prepare(self, processor: Any, config: Any) -> None:
-        """Settle what processor and model must agree on (image size, padding token)."""
+    def prepare(self, processor: Any, model: Any) -> None:
+        """Settle what processor and model must agree on (image size, padding token, length)."""
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:

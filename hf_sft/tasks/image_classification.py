@@ -49,13 +49,13 @@ class ImageClassification(Classification):
             problems = pool.map(_problem, undecoded)
         return first_few(place, [f"row {i}: {line}" for i, line in enumerate(problems, 1) if line])
 
-    def prepare(self, processor: Any, config: Any) -> None:
+    def prepare(self, processor: Any, model: Any) -> None:
         """Give the processor ``image_size``; a timm model keeps it in its config."""
         if self.image_size is None:
             return
-        if (pretrained := getattr(config, "pretrained_cfg", None)) is not None:
+        if (pretrained := getattr(model.config, "pretrained_cfg", None)) is not None:
             pretrained["input_size"] = [pretrained["input_size"][0], *[self.image_size] * 2]
-            processor.__init__(pretrained, architecture=config.architecture)
+            processor.__init__(pretrained, architecture=model.config.architecture)
             return
         for sizes in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
             for side in ("height", "width", "shortest_edge"):

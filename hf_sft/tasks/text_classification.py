@@ -13,6 +13,8 @@ from hf_sft.table_files import ENDINGS, ending, read_table
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
 
+NO_LIMIT = 10**9  # a tokenizer that knows no limit says 10**30
+
 
 class TextClassification(Classification):
     """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit)."""
@@ -42,29 +44,28 @@ class TextClassification(Classification):
         ]
         return first_few(place, problems)
 
-    def prepare(self, processor: Any, config: Any) -> None:
-        """Pad with the end-of-text token where the tokenizer has no padding token.
+    def prepare(self, processor: Any, model: Any) -> None:
+        """The tokenizer learns the model's limit, and to pad with its end-of-text token if it must.
+
+        Both are saved with the tokenizer, so that whoever loads it cuts texts as the training did.
 
         Raises:
             SourceError: the tokenizer and the model do not belong together.
         """
-        _refuse_stranger(processor, config)
+        _refuse_stranger(processor, model.config)
         if processor.pad_token_id is None:
             processor.pad_token = processor.eos_token
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = processor.pad_token_id
+        if getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = processor.pad_token_id
+        processor.model_max_length = min([processor.model_max_length, *_limits(model)])
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
-        limit = min(
-            self.max_length or processor.model_max_length,
-            processor.model_max_length,
-            getattr(config, "max_position_embeddings", None) or processor.model_max_length,
-        )
+        limit = min(self.max_length or processor.model_max_length, processor.model_max_length)
         arguments = {
             "tokenizer": processor,
             "texts": self.text,
             "label": self.label,
-            "limit": limit if limit < 10**9 else None,
+            "limit": limit if limit < NO_LIMIT else None,
         }
         return rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
@@ -112,6 +113,19 @@ def _refuse_stranger(tokenizer: Any, config: Any) -> None:
             f"model.name: the tokenizer has {len(tokenizer)} words, the model embeddings for "
             f"{rows}. Put the tokenizer the model was trained with into its folder."
         )
+
+
+def _limits(model: Any) -> Iterator[int]:
+    """How many tokens fit: what the config says, and what its position embeddings have room for.
+
+    RoBERTa and its kin count positions from ``padding_idx + 1``: 514 rows take 512 tokens.
+    """
+    if stated := getattr(model.config, "max_position_embeddings", None):
+        yield stated
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            yield len(module.weight) - (padding + 1)
 
 
 def _tokenize(batch: dict[str, list], tokenizer, texts, label, limit) -> dict[str, list]:
