@@ -18,7 +18,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0, MANY),
     "weight_decay": (0, MANY),
     "max_grad_norm": (0, MANY),
-    "num_train_epochs": (0, MANY),
     "warmup_steps": (0, MANY),
     "adam_beta1": (0, 1),
     "adam_beta2": (0, 1),
@@ -27,10 +26,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "per_device_train_batch_size": (1, MANY),
     "per_device_eval_batch_size": (1, MANY),
     "gradient_accumulation_steps": (1, MANY),
+    "eval_accumulation_steps": (1, MANY),
     "save_total_limit": (1, MANY),
     "dataloader_num_workers": (0, MANY),
+    "dataloader_prefetch_factor": (1, MANY),
     "seed": (0, 2**32 - 1),  # numpy takes no other
     "data_seed": (0, 2**32 - 1),
+}
+ABOVE_ZERO = {  # Trainer takes 0 as something else: never, as logging_steps, only at the end
+    "num_train_epochs": "with 0 nothing would be trained",
+    "logging_steps": "logging_strategy: 'no' logs nothing",
+    "eval_steps": "eval_strategy: 'no' evaluates nothing",
+    "save_steps": "save_strategy: 'no' saves nothing",
 }
 OURS = {"resume_from_checkpoint": bool | None}  # which checkpoint, a run finds out by itself
 
@@ -80,8 +87,14 @@ def _reason(error: ValueError) -> str:
 
 
 def _range_problem(key: str, value: Any) -> str | None:
+    if not isinstance(value, int | float):
+        return None
+    if key in ABOVE_ZERO and value <= 0:
+        return f"should be above 0 ({ABOVE_ZERO[key]}), found {value!r}."
+    if key == "max_steps" and value != -1 and value < 1:  # 0 would be one step at rate 0
+        return f"should be at least 1, or -1 (num_train_epochs decides), found {value!r}."
     least, most = RANGES.get(key, (-MANY, MANY))
-    if isinstance(value, int | float) and not (least <= value <= most and math.isfinite(value)):
+    if not (least <= value <= most and math.isfinite(value)):
         limit = f"at least {least}" if most == MANY else f"between {least} and {most}"
         return f"should be {limit if key in RANGES else 'a finite number'}, found {value!r}."
     return None

@@ -155,6 +155,15 @@ def problems(recipe, *overrides):
      ("training.learning_rate=.inf", ["training.learning_rate", "inf"]),
      ("training.learning_rate=.nan", ["training.learning_rate", "nan"]),
      ("training.seed=5000000000", ["training.seed", "4294967295"]),
+     ("training.max_steps=0", ["training.max_steps", "at least 1", "-1", "found 0"]),
+     ("training.max_steps=-2", ["training.max_steps", "at least 1", "-1", "found -2"]),
+     ("training.num_train_epochs=0", ["training.num_train_epochs", "above 0", "found 0"]),
+     ("training.num_train_epochs=-.inf", ["training.num_train_epochs", "above 0"]),
+     ("training.save_steps=0", ["training.save_steps", "above 0", "save_strategy: 'no'"]),
+     ("training.logging_steps=0.0", ["training.logging_steps", "above 0", "logging_strategy"]),
+     ("training.eval_steps=-5", ["training.eval_steps", "above 0", "eval_strategy: 'no'"]),
+     ("training.eval_accumulation_steps=0", ["training.eval_accumulation_steps", "at least 1"]),
+     ("training.dataloader_prefetch_factor=0", ["dataloader_prefetch_factor", "at least 1"]),
      ("training.lr_scheduler_type=cosin", ["training.lr_scheduler_type", "Did you mean 'cosine'"]),
      ("training.eval_strategy=epochs", ["training.eval_strategy", "Did you mean 'epoch'"]),
      ("training.optim=adam", ["training.optim", "adamw_torch"]),
@@ -166,6 +175,14 @@ def test_one_problem_one_line_with_place_and_value(recipe, override, words):
     assert len(lines) == 1
     assert lines[0].startswith("recipe.yaml: ")
     assert [word for word in words if word not in lines[0]] == []
+
+
+@pytest.mark.parametrize("value", ["max_steps=-1", "max_steps=1", "num_train_epochs=0.5",
+                                   "save_steps=0.1", "logging_steps=1", "eval_steps=0.25",
+                                   "eval_steps=null"])  # fmt: skip
+def test_the_least_that_trainer_understands_is_taken(recipe, value):
+    key = value.partition("=")[0]
+    assert key in Recipe.load(recipe, [f"training.{value}"]).training
 
 
 def test_all_problems_at_once(recipe):
