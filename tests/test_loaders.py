@@ -15,7 +15,7 @@ from tiny_run import picture, write_csv
 
 from hf_sft.errors import DataError
 from hf_sft.loaders import Chatterbot, Hub, ImageFolder, PixelTable, Table
-from hf_sft.loaders.splits import carve, split
+from hf_sft.loaders.splits import at_most, carve, split
 from hf_sft.resources import ResourceError, locator
 from hf_sft.tasks.labels import encode_labels
 
@@ -373,6 +373,51 @@ def test_few_shot_caps_come_after_the_split():
     assert list(again["train"]["n"]) == list(parts["train"]["n"])
     most = split(data, Table(train="t.csv", max_train_samples=7), "label", validation=False)
     assert len(most["train"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(72, {0: 50, 1: 20, 2: 2}), (143, {0: 100, 1: 40, 2: 3}), (14, {0: 9, 1: 4, 2: 1}),
+     (3, {0: 1, 1: 1, 2: 1}), (2, {0: 1, 1: 1})],
+)  # fmt: skip
+def test_a_cap_keeps_the_proportions_and_every_class_it_can(count, expected):
+    rows = labelled(a=100, c=3, b=40)["train"]
+    found = at_most(rows, "label", count, 7)
+    assert Counter(found["label"]) == expected
+    assert list(found["n"]) == sorted(found["n"])
+    assert list(at_most(rows, "label", count, 7)["n"]) == list(found["n"])
+    if 3 < count < 143:
+        assert list(at_most(rows, "label", count, 8)["n"]) != list(found["n"])
+
+
+def test_no_cap_means_all_and_equal_classes_take_turns():
+    rows = labelled(**{f"c{i}": 5 for i in range(9)})["train"]
+    assert at_most(rows, "label", None, 0) is rows
+    firsts = {tuple(at_most(rows, "label", 4, seed)["label"]) for seed in range(20)}
+    assert len(firsts) > 10
+    assert {label for labels in firsts for label in labels} == set(range(9))
+
+
+def test_numbers_that_are_no_classes_are_drawn_from_all():
+    rows = Dataset.from_dict({"label": [i / 7 for i in range(50)]})
+    parts = split(DatasetDict(train=rows), Table(train="t", max_train_samples=9), "label", False)
+    assert list(parts["train"]["label"]) == sorted(parts["train"]["label"])
+    assert len(parts["train"]) == 9
+
+
+def test_a_cap_below_the_number_of_classes_is_refused_for_train_and_told_for_test(caplog):
+    data = labelled(rose=9, oak=9, elm=9)
+    loader = Table(train="t.csv", test_fraction=0.4, max_eval_samples=2)
+    assert len(split(data, loader, "label", validation=False)["test"]) == 2
+    assert "data.max_eval_samples: 2" in caplog.text
+    assert "3 classes of test: elm, oak, rose" in caplog.text
+    caplog.clear()
+    enough = Table(train="t.csv", test_fraction=0.4, max_train_samples=3, max_eval_samples=3)
+    parts = split(data, enough, "label", validation=False)
+    assert set(parts["train"]["label"]) == set(parts["test"]["label"]) == {0, 1, 2}
+    assert caplog.text == ""
+    with pytest.raises(DataError, match=r"data\.max_train_samples: 2 .* 3 classes of train: elm, "):
+        split(data, Table(train="t.csv", max_train_samples=2), "label", validation=False)
 
 
 @pytest.mark.skipif("HF_SFT_DATA" not in os.environ, reason="HF_SFT_DATA names no folder")

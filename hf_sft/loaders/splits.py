@@ -1,5 +1,6 @@
 """Parts carved from train and few-shot caps: stratified, seeded, repeatable."""
 
+import logging
 from collections import defaultdict
 
 import numpy as np
@@ -7,6 +8,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_sft.errors import DataError, listing
 from hf_sft.loaders.base import Loader
+
+log = logging.getLogger(__name__)
 
 
 def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> DatasetDict:
@@ -19,7 +22,7 @@ def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> Da
         validation: whether a validation split is needed for selection or early stopping.
 
     Raises:
-        DataError: a class is too small to be split.
+        DataError: a class is too small to be split, or the cap leaves a class without an example.
     """
     data = DatasetDict(data)
     fractions = {
@@ -33,10 +36,7 @@ def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> Da
             )
     if loader.per_class:
         data["train"] = per_class(data["train"], label, loader.per_class, loader.split_seed)
-    for name in data:
-        most = loader.max_train_samples if name == "train" else loader.max_eval_samples
-        data[name] = at_most(data[name], most, loader.split_seed)
-    return data
+    return DatasetDict({name: _capped(data[name], label, loader, name) for name in data})
 
 
 def carve(
@@ -62,12 +62,47 @@ def per_class(rows: Dataset, label: str, count: int, seed: int) -> Dataset:
     return rows.select(sorted(chosen))
 
 
-def at_most(rows: Dataset, count: int | None, seed: int) -> Dataset:
-    """At most ``count`` examples drawn from all, in the data's order; all for ``None``."""
+def at_most(rows: Dataset, label: str, count: int | None, seed: int) -> Dataset:
+    """At most ``count`` examples, in the data's order; all for ``None``.
+
+    One of every class, the rest in proportion to the classes (Sainte-Laguë: the next example is
+    from the class with the largest size / (examples it has + 1/2)); equals in seeded random order.
+    """
     if count is None or len(rows) <= count:
         return rows
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return rows.select(sorted(chosen.tolist()))
+    if not isinstance(rows.features[label], ClassLabel):
+        return rows.select(sorted(_shuffled(len(rows), seed)[:count]))
+    classes = list(_by_class(rows, label, seed).values())
+    ranked = sorted(
+        (taken > 0, -len(found) / (taken + 0.5), turn, index)
+        for found, turn in zip(classes, _shuffled(len(classes), seed), strict=True)
+        for taken, index in enumerate(found)
+    )
+    return rows.select(sorted(index for *_, index in ranked[:count]))
+
+
+def _capped(rows: Dataset, label: str, loader: Loader, name: str) -> Dataset:
+    key = "max_train_samples" if name == "train" else "max_eval_samples"
+    most = getattr(loader, key)
+    if problem := _lost_classes(rows, label, most, f"data.{key}", name):
+        if name == "train":  # the head has a place for every class
+            raise DataError(problem)
+        log.warning(problem)
+    return at_most(rows, label, most, loader.split_seed)
+
+
+def _lost_classes(rows: Dataset, label: str, count: int | None, key: str, name: str) -> str | None:
+    """What to say when ``count`` examples cannot hold every class there is in the rows."""
+    if count is None or not isinstance(rows.features[label], ClassLabel):
+        return None
+    classes = sorted(set(rows[label]))
+    if count >= len(classes):
+        return None
+    return (
+        f"{key}: {count} examples cannot hold the {len(classes)} classes of {name}: "
+        f"{listing(_name(rows, label, value) for value in classes)}. Set it to {len(classes)} or "
+        "more, or leave classes out with data.keep_labels."
+    )
 
 
 def _by_class(rows: Dataset, label: str, seed: int) -> dict[int, list[int]]:
@@ -77,6 +112,10 @@ def _by_class(rows: Dataset, label: str, seed: int) -> dict[int, list[int]]:
         indices[value].append(index)
     generator = np.random.default_rng(seed)
     return {value: generator.permutation(indices[value]).tolist() for value in sorted(indices)}
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(count).tolist()
 
 
 def _name(rows: Dataset, label: str, value: int) -> str:
