@@ -15,6 +15,8 @@ layer_blocks
 layer_order
 layer_groups
 starting_point
+weight_space norm_statistics
+tent
 penalties freezing
 loss_scale source_record
 trainer
@@ -43,6 +45,9 @@ NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "component": HEAVY - {"pydantic"},
     "layer_groups": {"transformers", "datasets"},
     "starting_point": {"transformers", "datasets"},
+    "weight_space": {"transformers", "datasets", "accelerate"},
+    "norm_statistics": {"transformers", "datasets", "accelerate"},
+    "tent": {"transformers", "datasets", "accelerate"},
     "penalties": {"transformers", "datasets", "accelerate"},
     "freezing": {"transformers", "datasets", "accelerate"},
     "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models",

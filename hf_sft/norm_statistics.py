@@ -1,0 +1,129 @@
+"""Running mean and variance of batch norm, measured again on unlabelled data."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # every BatchNorm of torch, SyncBatchNorm, timm's
+
+from hf_sft.errors import UserError
+
+
+@torch.no_grad()
+def reestimate_statistics_(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    only: Collection[str] | None = None,
+) -> list[str]:
+    """Set μ and σ² of every batch norm to those of its inputs over all of ``batches``.
+
+    μ = Σ_b n_b·μ_b / N and σ² = (Σ_b M_b + n_b·(μ_b − μ)²) / (N − 1), M_b the summed squares in a
+    batch around μ_b: exact for any batch sizes. While measuring, each of them normalises by its
+    batch, so batches should be mixed, not sorted by class. (Schneider et al. 2020, arXiv
+    2006.16971; Nado et al. 2020, arXiv 2006.10963; for averaged weights Izmailov et al. 2018.)
+
+    Nothing else moves: no other module leaves eval mode, and all modes are restored.
+
+    Args:
+        model: called as ``model(**batch)`` without ``labels``.
+        batches: on any device; labels, if any, are not looked at.
+        only: names of the modules to measure; None means all that keep statistics.
+
+    Returns:
+        The names of the modules that were measured.
+
+    Raises:
+        UserError: no batch, or no batch norm with statistics.
+    """
+    norms = {
+        name: module
+        for name, module in statistical_norms(model).items()
+        if only is None or name in only
+    }
+    if not norms:
+        raise UserError(f"{type(model).__name__} has no batch norm whose statistics could change.")
+    moments = {name: _Moments() for name in norms}
+    count = 0
+    with normalising_by_batch(model, norms.values()), _watched(norms, moments):
+        for count, batch in enumerate(batches, 1):  # noqa: B007 (read after the loop)
+            model(**inputs_of(model, batch))
+    if count == 0:
+        raise UserError("no batch was given to measure the statistics of batch norm on.")
+    for name, module in norms.items():
+        module.running_mean.copy_(moments[name].mean)
+        module.running_var.copy_(moments[name].variance)
+        if module.num_batches_tracked is not None:
+            module.num_batches_tracked.fill_(count)
+    return list(norms)
+
+
+def statistical_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The batch-norm modules that keep running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without its labels, where the model is."""
+    device = next(model.parameters()).device
+    return {key: value.to(device) for key, value in batch.items() if key != "labels"}
+
+
+@contextmanager
+def normalising_by_batch(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Everything in eval mode but ``norms``; modes and statistics as they were at the end."""
+    norms = list(norms)
+    modes = {module: module.training for module in model.modules()}
+    kept = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.training = True
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for norm, buffers in zip(norms, kept, strict=True):
+                for name, buffer in norm.named_buffers(recurse=False):
+                    buffer.copy_(buffers[name])
+
+
+class _Moments:
+    """Count, mean and summed squares around it, per channel; Chan et al. 1979 for merging."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        """x: (examples, channels, ...)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        variance, mean = (t.double().cpu() for t in torch.var_mean(x, dims, correction=0))
+        n = x.numel() // x.shape[1]
+        shift, total = mean - self.mean, self.count + n
+        self.squares = self.squares + n * variance + shift.square() * (self.count * n / total)
+        self.mean = self.mean + shift * (n / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        return self.squares / max(self.count - 1, 1)
+
+
+@contextmanager
+def _watched(norms: Mapping[str, nn.Module], moments: Mapping[str, _Moments]) -> Iterator[None]:
+    handles = [
+        module.register_forward_pre_hook(lambda _, given, seen=moments[name]: seen.add(given[0]))
+        for name, module in norms.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
