@@ -3,9 +3,11 @@
 import csv
 import itertools
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -90,23 +92,51 @@ def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> Non
     """Label every input; csv or jsonl to ``output``, or csv to the terminal.
 
     Raises:
-        DataError: nothing readable at ``given``, or an ending of ``output`` that is no format.
+        DataError: nothing readable at ``given``, or no csv or jsonl can be written to ``output``.
     """
     if output is not None and output.suffix not in (".csv", ".jsonl"):
         raise DataError(f"--output: '{output}' should end in .csv or .jsonl.")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise DataError(f"--output: '{output}' is a folder, or its own folder does not exist.")
-    if not given.exists():
+    if not os.path.exists(given):
         raise DataError(f"'{given}' does not exist; give a file or a folder.")
-    recipe, model, processor = load(run)
-    records = _records(recipe, model, processor, given, batch_size)
-    first = next(records)  # wrong input is told before a file is opened
     if output is None:
-        _write_csv(sys.stdout, first, records)
+        _write_csv(sys.stdout, *_labelled(run, given, batch_size))
         return
-    with output.open("w", encoding="utf-8", newline="") as file:
-        (_write_csv if output.suffix == ".csv" else _write_jsonl)(file, first, records)
+    with _whole(output) as file:  # before the model is loaded, which may take minutes
+        write = _write_csv if output.suffix == ".csv" else _write_jsonl
+        write(file, *_labelled(run, given, batch_size))
     print(f"{output}: written.")  # noqa: T201
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name when it is whole; nothing is left, or replaced, when it is not.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link, as in plain writing
+    partial = target.with_name(target.name + ".partial")
+    if os.path.isdir(target) or (os.path.exists(target) and not os.access(target, os.W_OK)):
+        raise DataError(f"--output: '{path}' is a folder, or protected. Name another file.")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(partial, target)
+    except BaseException as error:  # Ctrl-C as well
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise DataError(
+                f"--output: '{path}' cannot be written: {error}. Name a file in a folder that "
+                "exists and can be written to."
+            ) from error
+        raise
+
+
+def _labelled(run: Path, given: Path, batch_size: int) -> tuple[dict, Iterator[dict]]:
+    """The first record and those after it: what is wrong with the input is told by the first."""
+    records = _records(*load(run), given, batch_size)
+    return next(records), records
 
 
 @torch.no_grad()

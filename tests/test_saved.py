@@ -1,12 +1,14 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import pytest
 import torch
 import yaml
 from tiny_run import picture, text_recipe, write_csv
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -16,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_sft import model_folder
+from hf_sft import model_folder, saved
 from hf_sft.cli import main
 
 TEXTS = ["red old", "oak tall", 'ünknown, "quoted"']
@@ -98,16 +100,69 @@ def test_wrong_inputs_write_nothing(run, capsys, tmp_path, name, content, words)
         (tmp_path / name).write_text(content)
     out = tmp_path / "out.csv"
     assert words in refused(capsys, "predict", run, tmp_path / name, "--output", out)
-    assert not out.exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {name}
 
 
-@pytest.mark.parametrize("name", ["out.xlsx", "out", "no/folder.csv", "folder.csv"])
-def test_wrong_outputs_are_told_first(run, capsys, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("out.xlsx", ".csv or .jsonl"), ("out", ".csv or .jsonl"), ("folder.csv", "a folder"),
+     ("no/folder.csv", "No such file"), ("in.txt/out.csv", "Not a directory"),
+     ("x" * 300 + ".csv", "too long"), ("/proc/out.csv", "cannot be written"),
+     ("protected.csv", "protected")],
+)  # fmt: skip
+def test_wrong_outputs_are_told_before_the_model_is_loaded(
+    run, capsys, tmp_path, monkeypatch, name, words
+):
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "protected.csv").write_text("old")
     (tmp_path / "in.txt").write_text("red")
-    assert "--output" in refused(
-        capsys, "predict", run, tmp_path / "in.txt", "--output", tmp_path / name
-    )
+    monkeypatch.setattr(saved, "load", lambda *_: pytest.fail("the model was loaded"))
+    if name == "protected.csv":  # for the superuser nothing is
+        monkeypatch.setattr(saved.os, "access", lambda *_: False)
+    message = refused(capsys, "predict", run, tmp_path / "in.txt", "--output", tmp_path / name)
+    assert message.startswith("hf-sft: --output: ")
+    assert words in message
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"folder.csv", "protected.csv", "in.txt"}
+
+
+class Interrupted(DataLoader):
+    def __iter__(self):
+        yield next(super().__iter__())
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_an_interrupted_prediction_leaves_the_file_that_was_there(run, tmp_path, monkeypatch, name):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS), "utf-8")
+    (tmp_path / name).write_text("old")
+    words = ["predict", run, tmp_path / "in.txt", "--output", tmp_path / name, "--batch-size", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "DataLoader", Interrupted)
+        assert main([str(word) for word in words]) == 130
+    assert (tmp_path / name).read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", name}
+    assert main([str(word) for word in words]) == 0
+    assert len((tmp_path / name).read_text("utf-8").splitlines()) == 3 + (name == "out.csv")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_is_one_message_and_no_file(run, capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("red")
+    (tmp_path / "out.csv.partial").symlink_to("/dev/full")
+    out = tmp_path / "out.csv"
+    message = refused(capsys, "predict", run, tmp_path / "in.txt", "--output", out)
+    assert "No space left" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt"}
+
+
+def test_an_output_that_is_a_link_stays_one(run, tmp_path):
+    (tmp_path / "in.txt").write_text("red")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    words = ["predict", run, tmp_path / "in.txt", "--output", tmp_path / "link.csv"]
+    assert main([str(word) for word in words]) == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text("utf-8").startswith("text,")
 
 
 def test_evaluate_repeats_the_report(run, capsys):
