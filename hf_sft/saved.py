@@ -64,12 +64,13 @@ def evaluate(run: Path) -> str:
     for split in ("validation", "test"):
         if split in data:
             encoded = recipe.task.encode(data[split], processor, model.config)
-            metrics = _metrics(recipe, model, processor, encoded, names)
+            metrics = measure(recipe, model, processor, encoded, names)
             rows.append([split, *(f"{metrics[key]:.4f}" for key in METRICS)])
     return table(["split", *METRICS], rows)
 
 
-def _metrics(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: list[str]) -> dict:
+def measure(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: list[str]) -> dict:
+    """The task's metrics and the loss on encoded rows, by their plain names."""
     with tempfile.TemporaryDirectory() as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
