@@ -15,7 +15,7 @@ layer_blocks
 layer_order
 layer_groups
 starting_point
-weight_space norm_statistics
+weight_space norm_statistics averaging
 tent
 penalties freezing
 loss_scale source_record
