@@ -22,6 +22,8 @@ from hf_sft.report import METRICS, plain_metrics
 from hf_sft.run import load_data
 from hf_sft.table import table
 
+COUNTS = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
+
 
 def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     """Recipe, model in eval mode, and processor of a run.
@@ -74,7 +76,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: lis
     with tempfile.TemporaryDirectory() as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
-            per_device_eval_batch_size=recipe.training.get("per_device_eval_batch_size", 8),
+            **{key: recipe.training[key] for key in COUNTS if key in recipe.training},
             remove_unused_columns=False,
             batch_eval_metrics=True,
             dataloader_pin_memory=torch.cuda.is_available(),

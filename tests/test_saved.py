@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_run import picture, text_recipe, write_csv
+from tiny_run import ROWS, picture, text_recipe, write_csv
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageClassification,
@@ -172,6 +172,23 @@ def test_evaluate_repeats_the_report(run, capsys):
     shown = dict(zip(header.split(), row.split(), strict=True))
     reported = json.loads((run / "report.json").read_text())["metrics"]["test"]
     assert float(shown["accuracy"]) == pytest.approx(reported["accuracy"], abs=1e-4)
+
+
+def test_evaluate_repeats_every_number_under_the_recipe_s_settings(capsys, tmp_path):
+    """The loss too, which is smoothed where the recipe smooths it."""
+    settings = {"label_smoothing_factor": 0.3, "learning_rate": 0.05, "max_steps": 8}
+    recipe = text_recipe(tmp_path, training={**settings, "eval_strategy": "epoch"})
+    for name in ("train.csv", "test.csv"):
+        write_csv(tmp_path / name, ROWS[:14])  # 12 of one class: its scores rise
+    assert main(["run", str(recipe)]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "out")]) == 0
+    header, _, row = capsys.readouterr().out.strip().splitlines()[:3]
+    shown = dict(zip(header.split()[1:], map(float, row.split()[1:]), strict=True))
+    reported = json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]["test"]
+    assert shown == pytest.approx({key: reported[key] for key in shown}, abs=6e-5)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.fixture
