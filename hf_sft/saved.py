@@ -22,7 +22,7 @@ from hf_sft.report import METRICS, plain_metrics
 from hf_sft.run import load_data
 from hf_sft.table import table
 
-COUNTS = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
+AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
 
 
 def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
@@ -76,7 +76,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: lis
     with tempfile.TemporaryDirectory() as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
-            **{key: recipe.training[key] for key in COUNTS if key in recipe.training},
+            **{key: recipe.training[key] for key in AS_TRAINED if key in recipe.training},
             remove_unused_columns=False,
             batch_eval_metrics=True,
             dataloader_pin_memory=torch.cuda.is_available(),

@@ -446,3 +446,83 @@ def test_files_and_classes_named_like_splits_are_no_splits(tmp_path):
     data = ImageFolder(path="set").load(locator(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == {"train": 4}
     assert data["train"].features["label"].names == ["dev", "rose"]
+
+
+def label_of(rows):
+    """File name without its folders -> class."""
+    names = rows.features["label"].int2str(rows["label"])
+    paths = rows.cast_column("image", Image(decode=False))["image"]
+    return {Path(image["path"]).name: name for image, name in zip(paths, names, strict=True)}
+
+
+def test_the_class_is_the_first_folder_however_deep_the_image_lies(tmp_path):
+    images(tmp_path / "set", "cat/1.png", "cat/old/2.png", "cat/old/er/3.png", "dog/old/4.png")
+    rows = ImageFolder(path="set").load(locator(tmp_path))["train"]
+    assert label_of(rows) == {"1.png": "cat", "2.png": "cat", "3.png": "cat", "4.png": "dog"}
+    images(tmp_path / "set" / "train", "cat/old/5.png", "dog/6.png")
+    images(tmp_path / "set" / "test", "dog/old/er/7.png")
+    data = ImageFolder(path="set").load(locator(tmp_path))
+    assert label_of(data["train"]) == {"5.png": "cat", "6.png": "dog"}
+    assert label_of(data["test"]) == {"7.png": "dog"}
+
+
+def test_hidden_files_are_no_images(tmp_path, caplog):
+    images(tmp_path / "set", "cat/1.png", "dog/2.png", ".trash/3.png", "cat/.old/4.png")
+    for name in (".DS_Store", "._x.jpg", "Thumbs.db", "cat/._1.png", "dog/Thumbs.db",
+                 "__MACOSX/cat/._1.png", "dog/.DS_Store"):  # fmt: skip
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(b"no image")
+    rows = ImageFolder(path="set").load(locator(tmp_path))["train"]
+    assert label_of(rows) == {"1.png": "cat", "2.png": "dog"}
+    assert caplog.text == ""
+
+
+def test_an_empty_class_folder_is_told(tmp_path, caplog):
+    images(tmp_path / "set", "cat/1.png", "dog/2.png")
+    (tmp_path / "set" / "rose" / "red").mkdir(parents=True)
+    (tmp_path / "set" / "oak").mkdir()
+    (tmp_path / "set" / "oak" / "notes.txt").write_text("none yet")
+    rows = ImageFolder(path="set").load(locator(tmp_path))["train"]
+    assert rows.features["label"].names == ["cat", "dog"]
+    assert "no images in oak, rose" in caplog.text
+
+
+def test_folders_beside_the_splits_are_told(tmp_path, caplog):
+    images(tmp_path / "set", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png")
+    assert set(ImageFolder(path="set").load(locator(tmp_path))) == {"train"}
+    assert "what is in val is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["cat/1.png", "dog/2.png", "x.png", "y.JPG"], ["outside", "x.png, y.JPG", "Move each"]),
+     (["train/cat/1.png", "train/dog/2.png", "train/x.png", "y.png"],
+      ["outside", "train/x.png, y.png", "remove it"]),
+     (["train/cat/1.png", "train/dog/2.png", "test/x.png"], ["outside", "test/x.png"]),
+     (["x.png", "y.png"], ["no folder of images for each class", "set/<class>/<image>",
+                           "metadata.csv", "file_name"]),
+     (["train/x.png", "test/y.png"], ["no folder", "set/train/<class>/<image>"]),
+     (["cat/notes.txt"], ["no folder", "set/<class>/<image>"])],
+)  # fmt: skip
+def test_images_without_a_class_are_refused_with_their_names(tmp_path, names, words):
+    for name in names:
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("") if path.suffix == ".txt" else picture(path)
+    with pytest.raises(DataError, match=r"^data\.path: 'set' ") as error:
+        ImageFolder(path="set").load(locator(tmp_path))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_one_class_folder_is_one_class(tmp_path):
+    images(tmp_path / "set", "cat/1.png", "cat/2.png")
+    data = ImageFolder(path="set").load(locator(tmp_path))
+    with pytest.raises(DataError, match="single class cat"):
+        encode_labels(data, "label")
+
+
+def test_an_empty_split_is_told(tmp_path):
+    images(tmp_path / "set", "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / "set" / "test").mkdir()
+    with pytest.raises(DataError, match=r"data\.test: the split is empty"):
+        ImageFolder(path="set").load(locator(tmp_path))

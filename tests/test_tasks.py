@@ -238,6 +238,7 @@ def test_images_to_predict_are_a_file_or_a_folder(tmp_path):
     one = picture(tmp_path / "in" / "a" / "1.png")
     picture(tmp_path / "in" / "2.JPG")
     written(tmp_path / "in" / "notes.txt", "no image")
+    written(tmp_path / "in" / "._2.JPG", "what a Mac leaves beside 2.JPG")
     assert [row["image"] for row in task.shown_inputs(task.read_inputs(one))] == [str(one)]
     assert len(task.read_inputs(tmp_path / "in")) == 2
     written(tmp_path / "in" / "bad.png", "")

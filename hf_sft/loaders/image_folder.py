@@ -1,23 +1,32 @@
 """A folder of images: one folder per class, or a metadata file beside them."""
 
 import glob
+import logging
+import os
 from pathlib import Path
 from typing import Literal
 
-from datasets import DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from PIL import Image as Picture
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
 
 SPLITS = ("train", "validation", "test")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+ENDINGS = {end for end, kind in Picture.registered_extensions().items() if kind in Picture.OPEN}
+HIDDEN = (".", "__")  # .DS_Store, ._photo.jpg, __MACOSX
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolder(Loader):
     """``path/[train|validation|test/]<class>/<image>``, or images with ``metadata.csv``/``.jsonl``.
 
-    With a metadata file (column ``file_name``) its columns are the labels.
+    Only folders named so are splits; images may lie deeper in the folder of their class. With a
+    metadata file (column ``file_name``) its columns are the labels. What is hidden is passed over.
     """
 
     type: Literal["image-folder"] = "image-folder"
@@ -30,19 +39,88 @@ class ImageFolder(Loader):
         folder = locate(self.path)
         if not folder.is_dir():
             raise DataError(f"data.path: {self.path!r} is a file; an image folder is wanted.")
+        parts = {s: folder / s for s in SPLITS if (folder / s).is_dir()} or {"train": folder}
+        files = {split: _visible_files(part) for split, part in parts.items()}
+        if any(file.name in METADATA for found in files.values() for file in found):
+            return self._with_metadata(parts)
+        images = {split: [f for f in found if _is_image(f)] for split, found in files.items()}
+        self._refuse_stray(folder, parts, images)
+        self._tell_unused(folder, parts, images)
+        names = sorted({image.parts[0] for found in images.values() for image in found})
+        features = Features({"image": Image(), "label": ClassLabel(names=names)})
+        return DatasetDict({s: _rows(parts[s], found, features) for s, found in images.items()})
+
+    def _with_metadata(self, parts: dict[str, Path]) -> DatasetDict:
+        """Files named per split: left to itself ``load_dataset`` takes ``train_0.jpg`` for one."""
+        patterns = {split: f"{glob.escape(str(part))}/**" for split, part in parts.items()}
         try:
-            return load_dataset("imagefolder", data_files=self._parts(folder))
+            return load_dataset("imagefolder", data_files=patterns)
         except (DatasetGenerationError, OSError, ValueError) as error:
             raise DataError(
-                f"data.path: {self.path!r} holds no images by class, nor with a metadata file: "
+                f"data.path: {self.path!r} cannot be read with its metadata file: "
                 f"{error.__cause__ or error}"
             ) from error
 
-    def _parts(self, folder: Path) -> dict[str, str]:
-        """Split -> pattern of its files: only folders named so are splits, never a file or class.
+    def _refuse_stray(self, folder: Path, parts: dict, images: dict[str, list[Path]]) -> None:
+        """Images that lie in no class folder: their class is unknown."""
+        stray = {parts[s] / image for s, found in images.items() for image in found if _flat(image)}
+        stray |= {file for file in folder.iterdir() if _is_image(file) and _is_visible(file.name)}
+        if all(_flat(image) for found in images.values() for image in found):
+            raise DataError(
+                f"data.path: {self.path!r} holds no folder of images for each class, nor a metadata"
+                f" file. It should look like {folder.name}/<class>/<image>, or {folder.name}/train/"
+                "<class>/<image> with validation and test beside train; or name every image and "
+                "its class in a metadata.csv with the columns file_name,label."
+            )
+        if stray:
+            names = listing(sorted(image.relative_to(folder).as_posix() for image in stray))
+            raise DataError(
+                f"data.path: {self.path!r} has images outside its class folders: {names}. Move "
+                "each into the folder of its class, or remove it."
+            )
 
-        Left to itself, ``load_dataset`` takes ``train_0.jpg`` or a class ``dev`` for a split.
-        """
-        root = glob.escape(str(folder))
-        parts = {s: f"{root}/{s}/**" for s in SPLITS if (folder / s).is_dir()}
-        return parts or {"train": f"{root}/**"}
+    def _tell_unused(self, folder: Path, parts: dict, images: dict[str, list[Path]]) -> None:
+        """Folders that one could take for a class or a split."""
+        for split, part in parts.items():
+            used = {image.parts[0] for image in images[split]}
+            if empty := [name for name in _folders(part) if name not in used]:
+                log.warning(
+                    f"data.path: no images in {listing(empty)}; there is no such class in {split}."
+                )
+        if folder not in parts.values() and (beside := sorted({*_folders(folder)} - {*parts})):
+            log.warning(
+                f"data.path: {self.path!r} has the split folders {listing(parts)}, so what is in "
+                f"{listing(beside)} is not used. Names of splits: {listing(SPLITS)}."
+            )
+
+
+def _rows(part: Path, images: list[Path], features: Features) -> Dataset:
+    paths = [str(part / image) for image in images]
+    labels = features["label"].str2int([image.parts[0] for image in images])
+    return Dataset.from_dict({"image": paths, "label": labels}, features=features)
+
+
+def _visible_files(part: Path) -> list[Path]:
+    """Every file below ``part``, relative to it and sorted; nothing in a hidden folder."""
+    found = []
+    for place, folders, files in os.walk(part, followlinks=True):
+        folders[:] = [name for name in folders if _is_visible(name)]
+        here = Path(place).relative_to(part)
+        found += [here / name for name in files if _is_visible(name)]
+    return sorted(found)
+
+
+def _folders(part: Path) -> list[str]:
+    return sorted(path.name for path in part.iterdir() if path.is_dir() and _is_visible(path.name))
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(HIDDEN)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in ENDINGS
+
+
+def _flat(image: Path) -> bool:
+    return len(image.parts) == 1

@@ -72,8 +72,8 @@ class ImageClassification(Classification):
         return default_data_collator
 
     def read_inputs(self, path: Path) -> Dataset:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        files = [str(file) for file in files if file.suffix.lower() in ENDINGS]
+        inside = path.rglob("[!.]*") if path.is_dir() else [path]  # not ._photo.jpg
+        files = sorted(str(p) for p in inside if p.suffix.lower() in ENDINGS and p.is_file())
         if not files:
             raise DataError(f"'{path}': no images there. Give an image file or a folder of images.")
         rows = Dataset.from_dict({self.image: files}).cast_column(self.image, Image())
