@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import test_bare_loop
@@ -11,7 +12,11 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
 from hf_sft.cli import find_recipe, parser, recipes
-from hf_sft.recipe import Recipe
+from hf_sft.component import choices
+from hf_sft.loaders import Loader
+from hf_sft.models import ModelSource
+from hf_sft.recipe import EarlyStopping, Recipe
+from hf_sft.tasks import Task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -71,6 +76,39 @@ def test_the_recipe_is_good(tmp_path):
     (tmp_path / "my.yaml").write_text(blocks("yaml")[0])
     recipe = Recipe.load(tmp_path / "my.yaml", ["penalty.lambda=0.05", "freeze=null"])
     assert recipe.penalty[0].lambda_ == 0.05
+
+
+def key_table():
+    """Block or type -> the keys README gives it, and those marked as needed."""
+    keys, needed, block = defaultdict(set), set(), ""
+    _, _, table = README.partition("| block | keys |\n|---|---|\n")
+    for line in table.partition("\n\n")[0].splitlines():
+        _, name, cells, _ = line.split("|")
+        block = name.split("`")[1] if name.strip() else block  # an empty name goes on
+        keys[block] |= set(re.findall(r"`([^`]+)`", cells))
+        needed |= {(block, key) for key in re.findall(r"`([^`]+)`\\\*", cells)}
+    return keys, needed
+
+
+def shipped_blocks():
+    """README's name of a block or type -> the fields that are its own."""
+    yield "model", ModelSource.model_fields
+    yield "early_stopping", EarlyStopping.model_fields
+    for block, base in (("task", Task), ("data", Loader)):
+        yield block, base.model_fields
+        for name, cls in choices(base).items():
+            if cls.__module__.startswith("hf_sft."):
+                shared = base.model_fields
+                yield name, {k: f for k, f in cls.model_fields.items() if k not in shared}
+
+
+def test_every_key_of_data_task_and_model_is_in_the_readme_and_the_other_way_round():
+    keys, needed = key_table()
+    fields = {name: {k: f for k, f in own.items() if k != "type"} for name, own in shipped_blocks()}
+    assert keys == {name: set(own) for name, own in fields.items()}
+    assert needed == {
+        (n, k) for n, own in fields.items() for k, f in own.items() if f.is_required()
+    }
 
 
 def test_every_shipped_recipe_can_be_found_by_its_name():
