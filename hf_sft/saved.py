@@ -71,7 +71,14 @@ def evaluate(run: Path) -> str:
     return table(["split", *METRICS], rows)
 
 
-def measure(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: list[str]) -> dict:
+def measure(
+    recipe: Recipe,
+    model: Any,
+    processor: Any,
+    encoded: Any,
+    names: list[str],
+    quiet: bool = False,
+) -> dict:
     """The task's metrics and the loss on encoded rows, by their plain names."""
     with tempfile.TemporaryDirectory() as scratch:
         args = transformers.TrainingArguments(
@@ -81,6 +88,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, encoded: Any, names: lis
             batch_eval_metrics=True,
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
+            disable_tqdm=quiet,
         )
         trainer = transformers.Trainer(
             model=model,
