@@ -178,7 +178,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     with nothing_left(recipe.output_dir):
         prepared = prepare(recipe, args)
         print(prepared.plan())
-        prepared.trainer.try_one_batch()
+        prepared.rehearse(recipe)
     print("The recipe is good: one batch went through the model. Nothing was written.")
 
 

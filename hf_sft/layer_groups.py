@@ -42,6 +42,7 @@ class LayerGroups:
     norm_parameters: frozenset[str]
     norm_modules: frozenset[str]
     fresh: frozenset[str] = frozenset()  # what did not come from the source, wherever it stands
+    embedding_parameters: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -67,7 +68,8 @@ class LayerGroups:
             names, place = found or _refuse(model)
             place = {prefix + name: group for name, group in place.items()}
         place = _with_neighbours(tensor_names(model), place)
-        return cls(_groups(model, names, place), *_norms(model), frozenset(fresh))
+        groups = _groups(model, names, place)
+        return cls(groups, *_norms(model), frozenset(fresh), _embeddings(model))
 
     @property
     def stem(self) -> LayerGroup | None:
@@ -109,6 +111,11 @@ def _norms(model: nn.Module) -> tuple[frozenset[str], frozenset[str]]:
     modules = {name for name, module in model.named_modules() if is_norm(module)}
     owned = {n for n, _ in model.named_parameters() if n.rpartition(".")[0] in modules}
     return frozenset(owned), frozenset(modules)
+
+
+def _embeddings(model: nn.Module) -> frozenset[str]:
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return frozenset(name for name, p in model.named_parameters() if id(p) in tables)
 
 
 def _groups(model: nn.Module, names: list[str], place: dict[str, int]) -> tuple[LayerGroup, ...]:

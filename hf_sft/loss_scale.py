@@ -47,9 +47,14 @@ def probe_batch(trainer: Any, rows: int) -> dict[str, Any]:
 
     Taken from the dataset: a batch from the loader would consume the shuffle's seed.
     """
+    found = list(islice(iter(trainer.train_dataset), rows))
+    return trainer._prepare_inputs(collator(trainer)(found))
+
+
+def collator(trainer: Any) -> Callable:
+    """The trainer's collator as its loader uses it."""
     # Private in transformers 5.23: the only way to Trainer's own column removal.
-    collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-    return trainer._prepare_inputs(collate(list(islice(iter(trainer.train_dataset), rows))))
+    return trainer._get_collator_with_removed_columns(trainer.data_collator)
 
 
 def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
@@ -62,6 +67,34 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
     config = getattr(trainer.model, "config", None)
     ignored = getattr(config, "semantic_loss_ignore_index", -100)
     return int((labels != ignored).sum())
+
+
+def count_step(trainer: Any, batches: list) -> int:
+    """The items of all micro-batches of a step, over all processes."""
+    items = sum(count_items(trainer, batch) for batch in batches)
+    if trainer.args.world_size == 1:
+        return items
+    total = torch.tensor([items], device=trainer.args.device)
+    return int(trainer.accelerator.gather(total).sum())
+
+
+def divisor(trainer: Any, num_items: Any) -> int:
+    """By how many micro-batches Trainer 5.24 divides the loss of one; 1 for a normalised loss."""
+    normalised = trainer.model_accepts_loss_kwargs and num_items is not None
+    if normalised or trainer.compute_loss_func is not None:
+        return 1
+    return trainer.current_gradient_accumulation_steps
+
+
+def share_of_step(trainer: Any, batch: Mapping[str, Any], num_items: Any) -> float:
+    """The factor on a mean over one micro-batch, so that the step has the mean over all its items.
+
+    n_k·P/N before DDP's mean over P processes, times what Trainer will divide the loss by.
+    """
+    items = count_items(trainer, batch) if trainer.items_in_step else 0
+    if not items:
+        return 1.0
+    return items * divisor(trainer, num_items) * trainer.args.world_size / trainer.items_in_step
 
 
 @contextmanager

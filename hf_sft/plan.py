@@ -9,7 +9,7 @@ from hf_sft.trainer import TransferTrainer
 
 def rows(trainer: TransferTrainer) -> list[dict[str, Any]]:
     """Per layer group: parameters, how many train, λ, learning rate, mode of the norm layers."""
-    still = {id(module) for module in trainer._still}
+    still = {id(module) for module in trainer.follower._still}
     norms = {name: m for name, m in trainer.model.named_modules() if _is_norm(trainer, name)}
     parameters = dict(trainer.model.named_parameters())
     found = []
@@ -68,13 +68,10 @@ def memory(trainer: TransferTrainer) -> int:
 
 def _coefficient(trainer: TransferTrainer, group: Any, parameters: dict) -> float | None:
     """The group's λ where something of it trains and is pulled; None where nothing is."""
-    fresh = trainer.starting_point.fresh
-    values = {
-        sum(p.coefficient(name, name in fresh, 0.0) for p in trainer.weight_priors)
-        for name in group.parameters
-        if parameters[name].requires_grad
-    }
-    return max(values) if values and trainer.weight_priors else None
+    if not trainer.pull.weight_priors:
+        return None
+    names = [name for name in group.parameters if parameters[name].requires_grad]
+    return max((trainer.pull.strength(name) for name in names), default=None)
 
 
 def _is_norm(trainer: TransferTrainer, name: str) -> bool:

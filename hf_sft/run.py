@@ -9,11 +9,12 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import card, hub, model_folder, output_folder, plan, report_page
-from hf_sft.errors import RecipeError
+from hf_sft.errors import RecipeError, UserError
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.processes import warn_if_fewer
 from hf_sft.recipe import Recipe
+from hf_sft.rehearsal import rehearse
 from hf_sft.report import Report
 from hf_sft.trainer import TransferTrainer
 from hf_sft.training_arguments import training_arguments
@@ -28,6 +29,22 @@ class Prepared:
     names: list[str]
     loaded: LoadedModel
     trainer: TransferTrainer
+
+    def rehearse(self, recipe: Recipe) -> None:
+        """Build and try everything that training will need; two rows pass the model.
+
+        Raises:
+            RecipeError: Trainer, the model or a collator does not take what the recipe says.
+        """
+        try:
+            rehearse(self.trainer)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an optimizer, a sampler or a model says of settings
+            reason = str(error).strip() or type(error).__name__
+            raise RecipeError(
+                f"{recipe.path.name}: training cannot start: {type(error).__name__}: {reason}"
+            ) from error
 
     def plan(self) -> str:
         """What is about to happen, as a table."""
@@ -56,6 +73,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     prepared = prepare(recipe, args)
     if args.process_index == 0:
         print(prepared.plan())  # noqa: T201
+    prepared.rehearse(recipe)
     output_folder.record(recipe, args, overwrite)
     prepared.trainer.train(resume_from_checkpoint=resume)
     report = Report.of(recipe, prepared, started)
@@ -116,7 +134,7 @@ def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
     """TransferTrainer; what Trainer refuses of the ``training`` block is the recipe's mistake."""
     try:
         return TransferTrainer(**settings)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, RuntimeError) as error:
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,25 @@ class StartingPoint:
         copies: name -> θ⁰ of a parameter that trains and came from the source.
         fresh: names of parameters that did not come from the source (a new head).
         digests: name -> hash of every source parameter and buffer as it was loaded.
-        fingerprint: one hash over the digests of all source parameters.
+        groups: the model's layer groups; rules of a penalty speak of them.
+        rows: name -> how many of its first rows came from the source (embeddings that grew).
+        probed: name -> value of a fresh parameter after probing, which then is its anchor.
+        fisher: name -> diagonal Fisher information at θ⁰, where a penalty has estimated it.
     """
 
     def __init__(
-        self, copies: Mapping[str, Tensor], fresh: frozenset[str], digests: dict[str, str]
+        self,
+        copies: Mapping[str, Tensor],
+        fresh: frozenset[str],
+        digests: dict[str, str],
+        groups: LayerGroups | None = None,
+        rows: Mapping[str, int] | None = None,
     ):
         self.copies, self.fresh, self.digests = dict(copies), fresh, digests
+        self.groups, self.rows = groups, dict(rows or {})
+        self.probed: dict[str, Tensor] = {}
+        self.fisher: dict[str, Tensor] = {}
+        self._coefficients: dict[int, tuple[Any, dict[str, float]]] = {}
 
     @classmethod
     def of(
@@ -35,6 +48,8 @@ class StartingPoint:
         model: nn.Module,
         fresh: Collection[str] | None = None,
         trains: Collection[str] | None = None,
+        groups: LayerGroups | None = None,
+        rows: Mapping[str, int] | None = None,
     ) -> "StartingPoint":
         """Remember where ``model`` stands now.
 
@@ -43,9 +58,13 @@ class StartingPoint:
             fresh: parameters not from the source; None asks the marks that transformers leaves.
             trains: parameters that will ever train and so need a copy; None means all that
                 require a gradient.
+            groups: the model's layer groups, for penalties with rules.
+            rows: parameter -> number of its first rows that came from the source, where it grew.
         """
         parameters = dict(model.named_parameters())
         fresh = frozenset(unmarked(model) if fresh is None else fresh) & set(parameters)
+        rows = {name: count for name, count in (rows or {}).items() if name in parameters}
+        fresh -= set(rows)
         if trains is None:
             trains = {name for name, p in parameters.items() if p.requires_grad}
         copies = {
@@ -54,7 +73,8 @@ class StartingPoint:
             if name in trains and name not in fresh
         }
         tensors = {n: t for n, t in [*parameters.items(), *model.named_buffers()] if n not in fresh}
-        return cls(copies, fresh, {name: digest(tensor) for name, tensor in tensors.items()})
+        old = {n: t[: rows[n]] if n in rows else t for n, t in tensors.items()}
+        return cls(copies, fresh, {n: digest(t) for n, t in old.items()}, groups, rows)
 
     @property
     def fingerprint(self) -> str:
@@ -62,16 +82,44 @@ class StartingPoint:
         lines = "\n".join(f"{name} {value}" for name, value in sorted(self.digests.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def anchor(self, name: str, like: Tensor) -> Tensor:
-        """θ⁰ of one parameter, on the device where the parameter is."""
-        if self.copies[name].device != like.device:
-            self.copies[name] = self.copies[name].to(like.device)
-        return self.copies[name]
+    def anchor(self, name: str, like: Tensor) -> Tensor | None:
+        """Where a parameter is pulled to, on its device: θ⁰, its probed value, or None for 0."""
+        known = self.probed if name in self.fresh else self.copies
+        if name not in known:
+            return None
+        if known[name].device != like.device:
+            known[name] = known[name].to(like.device)
+        return known[name]
+
+    def is_new(self, name: str) -> bool:
+        """Whether a parameter has no anchor but zero: fresh, and not probed yet."""
+        return name in self.fresh and name not in self.probed
+
+    def probe_(self, model: nn.Module) -> None:
+        """Take the fresh parameters as they stand now for their starting point (LP-FT)."""
+        theta = dict(model.named_parameters())
+        self.set_probed({name: theta[name].detach().clone() for name in self.fresh})
+
+    def set_probed(self, values: Mapping[str, Tensor]) -> None:
+        """The fresh parameters' anchors, as found after probing."""
+        self.probed = dict(values)
+        self._coefficients.clear()
+
+    def coefficients(self, prior: Any) -> dict[str, float]:
+        """c_n of every parameter under a weight prior; found once, then remembered."""
+        if id(prior) not in self._coefficients:  # the prior is kept, so that its id stays its own
+            self._coefficients[id(prior)] = prior, prior.coefficients(self)
+        return self._coefficients[id(prior)][1]
 
     def changed(self, model: nn.Module, names: Iterable[str]) -> list[str]:
         """Those of ``names`` whose tensor in ``model`` is not bit-equal to the source's."""
         now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        return [n for n in names if n in self.digests and digest(now[n]) != self.digests[n]]
+        return [
+            n for n in names if n in self.digests and digest(self._old(n, now)) != self.digests[n]
+        ]
+
+    def _old(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        return tensors[name][: self.rows[name]] if name in self.rows else tensors[name]
 
     @torch.no_grad()
     def distance(self, model: nn.Module, groups: LayerGroups | None = None) -> list[dict]:
@@ -85,7 +133,8 @@ class StartingPoint:
         for group in groups:
             known = [name for name in group.parameters if name not in self.fresh]
             moved = [name for name in known if name in self.copies]
-            drift = _norm(theta[n] - self.anchor(n, theta[n]) for n in moved)
+            pairs = ((self._old(n, theta), self.anchor(n, theta[n])) for n in moved)
+            drift = _norm(now - then[: len(now)] if now.ndim else now - then for now, then in pairs)
             size = _norm(self.copies.get(name, theta[name]) for name in known)
             rows.append(
                 {

@@ -10,31 +10,47 @@ import torch
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sft.errors import UserError
-from hf_sft.freezing.base import FreezePolicy, Plan, Signals, TrainAll
+from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.loss_scale import count_items, honours_item_count, probe_batch, undisturbed
-from hf_sft.penalties.base import Penalty, WeightPrior
-from hf_sft.source_record import SourceRecord, refuse_other_source
+from hf_sft.loss_scale import count_step, divisor, honours_item_count, share_of_step
+from hf_sft.optimizer_setup import divide_, refuse_sharding, settle_strengths
+from hf_sft.penalties.base import Penalty
+from hf_sft.plan_follower import PlanFollower
+from hf_sft.pull import Pull
+from hf_sft.rates import LearningRate
+from hf_sft.run_record import RunRecord
+from hf_sft.running_loss import RunningLoss
+from hf_sft.source_pass import SourcePass
 from hf_sft.starting_point import StartingPoint, unmarked
+from hf_sft.trainer_memory import Memory
 
 log = logging.getLogger(__name__)
+REWEIGHTED = (
+    "%s ignores num_items_in_batch: its loss is weighted here, so that one step is the same for "
+    "any accumulation and number of processes."
+)
 
 
 class TransferMixin:
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
-    Order inside one optimizer step: forward and backward of every micro-batch, reduction, the pull
-    λ·∂‖θ − θ⁰‖²/∂θ added to the gradients in place, clipping, the optimizer.
+    Order inside one optimizer step: forward and backward of every micro-batch, function priors in
+    the loss; reduction; the pull λ·∂‖θ − θ⁰‖²/∂θ added to the gradients in place; clipping; the
+    optimizer; proximal steps and step rules.
 
     Args (beside those of the Trainer, as they are):
         penalty: one or several penalties.
         freeze: which parameters train; None leaves ``requires_grad`` as the caller set it.
+        learning_rates: factors on the learning rate for parts of the model, the first that fits.
         fresh: names of parameters that did not come from the source; None finds out.
         layer_groups: the model's order; None finds out.
+        source: the source with its own head, for penalties on its function; None takes a copy of
+            the model as it is now.
+        rows: parameter -> how many of its first rows came from the source (embeddings that grew).
 
     Raises:
         UserError: DeepSpeed or FSDP together with a penalty or a policy.
+        RecipeError: a rule that fits nothing.
         SourceError: resuming from a checkpoint that was trained from another source.
     """
 
@@ -43,45 +59,39 @@ class TransferMixin:
         *args: Any,
         penalty: Penalty | Sequence[Penalty] | None = None,
         freeze: FreezePolicy | None = None,
+        learning_rates: Sequence[LearningRate] = (),
         fresh: Collection[str] | None = None,
         layer_groups: LayerGroups | None = None,
+        source: torch.nn.Module | None = None,
+        rows: dict[str, int] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.penalties = (penalty,) if isinstance(penalty, Penalty) else tuple(penalty or ())
-        self.freeze = TrainAll() if freeze is None else freeze
-        if (self.penalties or type(self.freeze) is not TrainAll) and (
-            self.is_deepspeed_enabled or self.is_fsdp_enabled
-        ):
-            raise UserError(
-                "A penalty or a freezing policy under DeepSpeed or FSDP is not supported yet: "
-                "their gradients are sharded or not ours to edit. Launch with DDP or one process."
-            )
+        penalties = (penalty,) if isinstance(penalty, Penalty) else tuple(penalty or ())
+        self.freeze = freeze or TrainAll()
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            refuse_sharding(penalties, self.freeze)
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
-        self.trainable = frozenset(n for n, p in self.model.named_parameters() if p.requires_grad)
+        trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         fresh = unmarked(self.model) if fresh is None else fresh
         self.layer_groups = layer_groups or LayerGroups.of(self.model, fresh=fresh)
-        self.ever_trains = self.freeze.ever_trains(self.layer_groups) & self.trainable
-        self.starting_point = StartingPoint.of(self.model, fresh=fresh, trains=self.ever_trains)
+        self.follower = PlanFollower(self.freeze, self.layer_groups, trainable)
+        self.starting_point = StartingPoint.of(
+            self.model, fresh, self.follower.ever_trains, self.layer_groups, rows
+        )
+        self.pull = Pull(penalties, self.model, self.starting_point, lambda: self.progress)
+        settle_strengths(self)
+        self.source_pass = SourcePass(self.pull, self.model, self.layer_groups, source)
         self.rescales_loss = False
-        self._items_in_step: int | None = None
-        self._plan: Plan | None = None
-        self._still: list[torch.nn.Module] = []
-        self._planned_model: torch.nn.Module | None = None
-        self.add_callback(SourceRecord(self.starting_point.fingerprint))
-        self.follow_plan(0.0)
+        self.items_in_step: int | None = None
+        self.running_loss = RunningLoss()
+        self.learning_rates = tuple(learning_rates)
+        self.memory = Memory(self)
+        self.add_callback(RunRecord(self.starting_point.fingerprint))
+        self.add_callback(self.memory)
+        self.follow_plan()
 
-    # ---- the freezing plan ----
-
-    def follow_plan(self, progress: float) -> None:
-        """Make the model follow the plan at ``progress``; a no-op while nothing changes."""
-        plan = self.freeze.plan(self.layer_groups, progress, Signals())
-        if plan == self._plan and self._planned_model is self.model:
-            return
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in plan.trains and name in self.trainable)
-        self._plan, self._planned_model = plan, self.model
-        self._still = plan.still(self.model, self.layer_groups)
+    # ---- what is known ----
 
     @cached_property
     def honours_items(self) -> bool:
@@ -94,11 +104,23 @@ class TransferMixin:
         return self.state.global_step / max(1, self.state.max_steps)
 
     @property
+    def penalties(self) -> tuple[Penalty, ...]:
+        """The penalties, their strengths settled."""
+        return self.pull.penalties
+
+    @property
+    def ever_trains(self) -> frozenset[str]:
+        """Parameters that train at any time."""
+        return self.follower.ever_trains
+
+    @property
     def frozen(self) -> list[str]:
         """Parameters that never train, and the buffers of modules kept in eval mode."""
-        names = [n for n, _ in self.model.named_parameters() if n not in self.ever_trains]
-        still = {id(buffer) for module in self._still for buffer in module.buffers(recurse=False)}
-        return names + [name for name, b in self.model.named_buffers() if id(b) in still]
+        return self.follower.frozen(self.model)
+
+    def penalty_value(self) -> float:
+        """Ω(θ; θ⁰) of all weight priors at the current weights."""
+        return self.pull.value()
 
     # ---- Trainer's own hooks ----
 
@@ -106,68 +128,87 @@ class TransferMixin:
         """As Trainer's; a checkpoint from another source is refused before anything is loaded."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if isinstance(resume_from_checkpoint, str):
-            refuse_other_source(Path(resume_from_checkpoint), self.starting_point.fingerprint)
+        resumes = isinstance(resume_from_checkpoint, str)
+        self.memory.recall(Path(resume_from_checkpoint) if resumes else None)
         self.rescales_loss = not self.honours_items
         if self.rescales_loss and self.model_accepts_loss_kwargs:
             # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
-            # by the accumulation steps nor undo its own factor num_processes (INTEGRATION 1.2).
+            # by the accumulation steps nor undo its own factor num_processes.
             self.model_accepts_loss_kwargs = False
-            log.info(
-                "%s ignores num_items_in_batch: its loss is weighted here, so that one step is the "
-                "same for any accumulation and number of processes.",
-                type(self.model).__name__,
-            )
+            log.info(REWEIGHTED, type(self.model).__name__)
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # accelerate 1.15 takes a model that was evaluated for one that is wrapped: without DDP
             # the replicas would drift apart silently.
             self.model._is_accelerate_prepared = False
+        self.source_pass.prepare(self)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def follow_plan(self) -> None:
+        """Make the model follow the policy's plan now; a no-op while nothing changes."""
+        if self.pull.model is not self.model:  # model_init has built another one
+            self.pull.take(self.model)
+            self.source_pass.take(self.model)
+        self.follower.follow(self.model, self.progress, self.state.global_step)
+        start = self.starting_point
+        if self.freeze.probing(0.0) and not self.follower.plan.probing and not start.probed:
+            start.probe_(self.model)
 
     def create_optimizer(self, model: torch.nn.Module | None = None):
         """All parameters that are not frozen for good by the caller, in fixed groups from step 0.
 
-        The groups do not depend on the policy, so that a checkpoint always fits.
+        The groups do not depend on what the plan opens when, so that a checkpoint always fits.
         """
-        parameters = dict((self.model if model is None else model).named_parameters())
-        for name in self.trainable & set(parameters):
+        inner = self.model if model is None else model
+        parameters, new = dict(inner.named_parameters()), self.optimizer is None
+        for name in self.follower.trainable & set(parameters):
             parameters[name].requires_grad_(True)
         optimizer = super().create_optimizer(*(() if model is None else (model,)))
+        if new:
+            divide_(optimizer, inner, self.learning_rates, self.follower, self.pull)
         # Wrapped for DDP after this: everything that will ever train must require a gradient then.
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in self.ever_trains)
-        self._plan = None
+        self.follower.reopen()
         return optimizer
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Ordinary weight decay, which pulls to 0, is off where a penalty pulls elsewhere."""
-        fresh = self.starting_point.fresh
-        return [
-            name
-            for name in super().get_decay_parameter_names(model)
-            if not any(p.coefficient(name, name in fresh, 0.0) > 0 for p in self.weight_priors)
-        ]
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not self.pull.pulls(name)]
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; anchors that the training itself has set lie beside a checkpoint."""
+        super().save_model(output_dir, *args, **kwargs)
+        self.memory.save_anchors(output_dir)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         """As Trainer's; counts the labelled items of the whole step for `compute_loss`."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         parts = len(batches) * self.args.world_size
-        self._items_in_step = self._count(batches) if self.rescales_loss and parts > 1 else None
+        weighs = self.rescales_loss or self.pull.function_priors
+        self.items_in_step = count_step(self, batches) if weighs and parts > 1 else None
         return batches, items
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None):
         """As Trainer's; once per optimizer step, the pull is added to the reduced gradients."""
-        self.follow_plan(self.progress)
+        self.follow_plan()
         loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = self.running_loss.add(loss, divisor(self, num_items_in_batch))
         if self.accelerator.sync_gradients:
-            self.add_pull_()
+            scaler = self.accelerator.scaler
+            scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
+            if "gradients" in self.freeze.watches:
+                theta = dict(self.model.named_parameters())
+                self.follower.observe(Moment(self.progress, self.args.seed, theta, scale))
+            self.pull.add_gradient_(scale)
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any):
         """As Trainer's task loss, weighted by the micro-batch's share of the step's items.
 
         mean over the step = Σ_k mean_k · n_k/N. Trainer takes Σ_k mean_k / K, so the factor is
-        n_k·K·P/N for K micro-batches and P processes: 1 whenever the parts are equal.
+        n_k·K·P/N for K micro-batches and P processes: 1 whenever the parts are equal. Function
+        priors, means over the micro-batch, are weighted likewise.
         """
         if not model.training:
             if self.args.world_size > 1 and not self.honours_items:
@@ -175,64 +216,27 @@ class TransferMixin:
                 # (before train(), which turns that off).
                 kwargs.pop("num_items_in_batch", None)
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        for module in self._still:  # Trainer has just called model.train()
-            module.training = False
-        items = count_items(self, inputs) if self._items_in_step else None
-        result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        if not items:
-            return result
-        parts = self.current_gradient_accumulation_steps * self.args.world_size
-        factor = items * parts / self._items_in_step
-        if factor == 1.0:
-            return result
-        return (result[0] * factor, result[1]) if return_outputs else result * factor
+        self.follower.hold()  # Trainer has just called model.train()
+        batch = dict(inputs)  # a label smoother takes the labels out
+        share = share_of_step(self, batch, kwargs.get("num_items_in_batch"))
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if self.rescales_loss and share != 1.0:
+            loss = loss * share
+        if self.pull.function_priors:
+            held = self.source_pass.loss(batch, outputs) * share
+            self.running_loss.hold(held)
+            loss = loss + held
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's; beside the task ``loss``, ``penalty`` now and their sum ``objective``."""
-        if "loss" in logs and self.weight_priors:
-            logs["penalty"] = self.penalty_value()
+        if "loss" in logs:
+            self.running_loss.check(self.state.global_step, self.args)
+        if "loss" in logs and (self.pull.weight_priors or self.pull.function_priors):
+            held = self.running_loss.held_mean(self.accelerator)
+            logs["penalty"] = self.penalty_value() + held
             logs["objective"] = logs["loss"] + logs["penalty"]
         super().log(logs, *args, **kwargs)
-
-    @torch.no_grad()
-    def try_one_batch(self) -> None:
-        """Send two rows of the train set through the model; RNG and modes stay as they were."""
-        with undisturbed(self.model):
-            self.model.eval()
-            super().compute_loss(self.model, probe_batch(self, rows=2))
-
-    # ---- the pull ----
-
-    @property
-    def weight_priors(self) -> tuple[WeightPrior, ...]:
-        """The penalties that are functions of the weights alone."""
-        return tuple(p for p in self.penalties if isinstance(p, WeightPrior))
-
-    def add_pull_(self) -> None:
-        """Add the gradient of every weight prior, in the gradients' own (fp16) scale."""
-        if not self.weight_priors:
-            return
-        scaler = self.accelerator.scaler
-        scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
-        theta = dict(self.model.named_parameters())
-        for prior in self.weight_priors:
-            prior.add_gradient_(theta, self.starting_point, scale, self.progress)
-
-    @torch.no_grad()
-    def penalty_value(self) -> float:
-        """Ω(θ; θ⁰) of all weight priors at the current weights."""
-        theta = dict(self.model.named_parameters())
-        values = (p.value(theta, self.starting_point, self.progress) for p in self.weight_priors)
-        return float(sum(value.item() for value in values))
-
-    # ---- helpers ----
-
-    def _count(self, batches: list) -> int:
-        items = sum(count_items(self, batch) for batch in batches)
-        if self.args.world_size == 1:
-            return items
-        total = torch.tensor([items], device=self.args.device)
-        return int(self.accelerator.gather(total).sum())
 
 
 class TransferTrainer(TransferMixin, Trainer):

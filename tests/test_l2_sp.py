@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_sft import L2SP, StartingPoint
-from hf_sft.penalties import base
+from hf_sft.penalties import terms
 
 LAMBDA = 0.3
 
@@ -112,10 +112,10 @@ def test_alpha_of_the_paper_is_twice_lambda():
 # ---- the gradient is the derivative of the value ----
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 100, base.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 7, 100, terms.CHUNK])
 @pytest.mark.parametrize("kind", ["bert", "resnet"])
 def test_gradient_is_autograd_of_value(kind, chunk, monkeypatch):
-    monkeypatch.setattr(base, "CHUNK", chunk)
+    monkeypatch.setattr(terms, "CHUNK", chunk)
     fresh = [n for n, _ in tiny.KINDS[kind][0]().named_parameters()][-2:]
     model, start = moved(lambda: tiny.KINDS[kind][0]().double(), fresh)
     penalty, theta = L2SP(lambda_=0.2, head=0.05), dict(model.named_parameters())
@@ -129,9 +129,9 @@ def test_gradient_is_autograd_of_value(kind, chunk, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 13])
 def test_chunks_cover_every_element_once(count, monkeypatch):
-    monkeypatch.setattr(base, "CHUNK", 7)
+    monkeypatch.setattr(terms, "CHUNK", 7)
     whole = torch.zeros(count, 3, 2)
-    for part, missing in base.chunks(whole, None):
+    for part, missing in terms.chunks(whole, None):
         part.add_(1)
         assert missing is None
     assert torch.equal(whole, torch.ones(count, 3, 2))
@@ -232,10 +232,10 @@ def test_buffers_and_scalar_parameters():
     assert tiny.different(buffers, dict(model.named_buffers())) == []
 
 
-@pytest.mark.parametrize("chunk", [7, base.CHUNK])
+@pytest.mark.parametrize("chunk", [7, terms.CHUNK])
 def test_any_memory_layout(chunk, monkeypatch):
     """Parameter, anchor and gradient may each be laid out in their own way."""
-    monkeypatch.setattr(base, "CHUNK", chunk)
+    monkeypatch.setattr(terms, "CHUNK", chunk)
     conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
     turned = nn.Parameter(torch.randn(5, 8).t())
     conv.turned = turned

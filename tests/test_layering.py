@@ -14,11 +14,15 @@ component resources recipe_text
 layer_blocks
 layer_order
 layer_groups
-starting_point
+starting_point selection
 weight_space norm_statistics averaging
 tent
 penalties freezing
-loss_scale source_record
+embeddings rates
+source_function plan_follower pull
+loss_scale run_record running_loss optimizer_setup
+rehearsal
+source_pass trainer_memory
 trainer
 table_files
 loaders tasks

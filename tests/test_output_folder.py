@@ -21,7 +21,7 @@ from hf_sft.output_folder import (
     record,
     recorded_recipe,
 )
-from hf_sft.source_record import SourceRecord
+from hf_sft.run_record import RunRecord
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def checkpoint(folder, step):
     save_file({"w": torch.zeros(100)}, path / "model.safetensors")
     torch.save({}, path / "optimizer.pt")
     torch.save({}, path / "scheduler.pt")
-    state = {"stateful_callbacks": {"SourceRecord": SourceRecord("abc").state()}}
+    state = {"stateful_callbacks": {"RunRecord": RunRecord("abc").state()}}
     (path / "trainer_state.json").write_text(json.dumps(state))
     return path
 

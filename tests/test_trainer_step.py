@@ -15,7 +15,7 @@ from transformers import (
 
 from hf_sft import L2SP, LinearProbe, StartingPoint, TrainLast, TransferTrainer
 from hf_sft.errors import SourceError
-from hf_sft.source_record import recorded_source
+from hf_sft.run_record import recorded_source
 from hf_sft.starting_point import unmarked
 
 PENALTY = L2SP(lambda_=0.2, head=0.1)

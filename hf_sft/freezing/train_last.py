@@ -20,10 +20,15 @@ class TrainLast(FreezePolicy):
     count: int = Field(2, ge=0)
 
     def open(self, groups: LayerGroups, progress: float, signals: Signals) -> frozenset[str]:
-        blocks = groups.blocks
-        check_count(self.count, len(blocks))
-        chosen = blocks[len(blocks) - self.count :]
-        return frozenset(name for group in chosen for name in group.parameters)
+        return last_blocks(groups, self.count)
+
+
+def last_blocks(groups: LayerGroups, count: int) -> frozenset[str]:
+    """Parameters of the last ``count`` blocks."""
+    blocks = groups.blocks
+    check_count(count, len(blocks))
+    chosen = blocks[len(blocks) - count :]
+    return frozenset(name for group in chosen for name in group.parameters)
 
 
 def check_count(count: int, blocks: int) -> None:

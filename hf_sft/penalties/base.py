@@ -1,71 +1,229 @@
-"""Penalty: what pulls θ toward θ⁰. A WeightPrior is a function of the weights alone."""
+"""Penalty, the base of all that pulls θ toward θ⁰; WeightPrior, a function of the weights alone."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hf_sft.component import Component
+from hf_sft.errors import RecipeError
+from hf_sft.penalties.strength import Optimization, from_alpha, from_half_life, from_radius
+from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
+from hf_sft.selection import Rule, first_match
 from hf_sft.starting_point import StartingPoint
 
 Parameters = Mapping[str, Tensor]
-CHUNK = 2**18  # elements handled at a time, so that θ − θ⁰ stays in the cache and off the peak
+STRENGTHS = ("lambda_", "lambda", "alpha", "half_life", "radius")
 
 
 class Penalty(Component):
-    """The ``penalty`` block."""
+    """The ``penalty`` block.
+
+    Attributes:
+        formula: the method in one line, for reports and cards.
+        citation: BibTeX of the paper.
+    """
+
+    formula: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+
+
+class StrengthRule(Rule):
+    """A coefficient of its own for some parameters; ``inf`` freezes them at θ⁰."""
+
+    lambda_: float = Field(alias="lambda", ge=0)
 
 
 class WeightPrior(Penalty):
-    """Ω(θ; θ⁰) = Σ_n c_n · ω(θ_n − a_n), with a_n = θ⁰_n, and a_n = 0 for a fresh parameter.
+    """Ω(θ; θ⁰) = Σ_n c_n·ω(d_n) with d_n = θ_n − a_n: a_n = θ⁰_n, and 0 for what is new.
 
-    ``value`` is the formula and the reference; training uses ``add_gradient_``, in place, without
-    autograd, once per optimizer step: after accumulation and reduction, before clipping.
+    A method gives ω by three functions of d, of one shape with θ_n: ``density`` (the formula, the
+    reference for the others), ``slope`` (its gradient) and ``shrink`` (its proximal map).
+
+    Two forms, one minimiser under plain SGD and different algorithms under Adam:
+
+    * ``apply: gradient``: c·∂ω/∂θ joins the reduced gradients once per optimizer step, before
+      clipping, in place, without autograd: the prior of a MAP estimate.
+    * ``apply: proximal``: after the optimizer's step θ̂, θ = argmin_x ½‖x − θ̂‖² + η·c·ω(x − a):
+      stable for every λ, and θ⁰ itself as λ → ∞.
+
+    ``lambda`` is the strength; ``alpha``, ``half_life`` (share of training) and ``radius`` say the
+    same in other units. ``rules``, the first that fits wins, give parts of the model their own
+    λ. ``head`` is the coefficient of parameters that are new; where a policy probes the head first
+    (LP-FT), it is anchored at its probed value with λ from then on.
     """
 
-    @abstractmethod
-    def coefficient(self, name: str, fresh: bool, progress: float) -> float:
-        """c_n of one parameter; ``progress`` is the share of training done, 0..1."""
+    default_lambda: ClassVar[float] = 0.01
+    apply: Literal["gradient", "proximal"] = "gradient"
+    lambda_: float | None = Field(None, alias="lambda", ge=0, allow_inf_nan=False)
+    alpha: float | None = Field(None, ge=0, allow_inf_nan=False)
+    half_life: float | None = Field(None, gt=0, allow_inf_nan=False)
+    radius: float | None = Field(None, gt=0, allow_inf_nan=False)
+    head: float = Field(0.0, ge=0, allow_inf_nan=False)
+    rules: tuple[StrengthRule, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_strength(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = [key for key in STRENGTHS if data.get(key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one strength is wanted, found {' and '.join(given)}")
+        return data if given else {**data, "lambda": cls.default_lambda}
+
+    # ---- the formula ----
 
     @abstractmethod
+    def density(self, d: Tensor, weight: Tensor | None = None) -> Tensor:
+        """ω(d) as a scalar tensor (); differentiable. ``weight``: of d's shape, see `metric`."""
+
+    @abstractmethod
+    def slope(self, d: Tensor, weight: Tensor | None = None) -> tuple[Tensor, float]:
+        """∂ω/∂d as (tensor, factor): their product; ``d`` may be overwritten."""
+
+    @abstractmethod
+    def shrink(self, d: Tensor, k: float, weight: Tensor | None = None) -> Tensor:
+        """argmin_x ½‖x − d‖² + k·ω(x); ``d`` may be overwritten."""
+
+    def metric(self, name: str, start: StartingPoint) -> Tensor | None:
+        """Elementwise weights of ω for one parameter, of its shape; None for all ones."""
+        return None
+
+    def schedule(self, progress: float) -> float:
+        """Factor on every c_n at a share of training, 0..1."""
+        return 1.0
+
+    def step_share(self, progress: float) -> float:
+        """Factor on the optimizer's own step for parameters with an anchor (RecAdam)."""
+        return 1.0
+
+    # ---- the strength ----
+
+    def resolved(self, found: Optimization) -> "WeightPrior":
+        """The same prior with its strength as λ.
+
+        Raises:
+            RecipeError: a half-life or a radius that does not follow from this optimizer.
+        """
+        if self.lambda_ is not None:
+            return self
+        if self.alpha is not None:
+            return self.model_copy(update={"lambda_": from_alpha(self.alpha)})
+        if self.half_life is not None:
+            strength = from_half_life(self.half_life, self.apply, found)
+        else:
+            strength = from_radius(self.radius, self.apply, found)
+        return self.model_copy(update={"lambda_": strength})
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether λ still depends on the optimizer."""
+        return self.lambda_ is None and self.alpha is None
+
+    @property
+    def strength(self) -> float:
+        """λ.
+
+        Raises:
+            RecipeError: it is a half-life or a radius and was not resolved yet.
+        """
+        if self.lambda_ is None and self.alpha is not None:
+            return from_alpha(self.alpha)
+        if self.lambda_ is None:
+            raise RecipeError(
+                "penalty.half_life and penalty.radius need the optimizer: take "
+                "penalty.resolved(Optimization(learning_rate, steps)), or give lambda."
+            )
+        return self.lambda_
+
+    def coefficients(self, start: StartingPoint) -> dict[str, float]:
+        """c_n of every parameter with an anchor or of zero, before the schedule.
+
+        Raises:
+            RecipeError: a rule that fits nothing, or rules without ``groups`` in ``start``.
+        """
+        chosen = {}
+        if self.rules:
+            if start.groups is None:
+                raise RecipeError("penalty.rules: give StartingPoint.of(model, groups=groups).")
+            chosen = first_match(self.rules, start.groups, "penalty.rules")
+        names = {*start.digests, *start.fresh}
+        return {
+            name: self.head
+            if start.is_new(name)
+            else (chosen[name].lambda_ if name in chosen else self.strength)
+            for name in names
+        }
+
+    # ---- what training calls ----
+
     def value(self, theta: Parameters, start: StartingPoint, progress: float = 0.0) -> Tensor:
-        """Ω as a scalar tensor (); differentiable."""
+        """Ω as a scalar tensor (); differentiable: the reference for the other two."""
+        terms = [
+            t.c * self.density(difference(t.theta, t.anchor), self._weight(t, start))
+            for t in self.terms(theta, start, progress)
+        ]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
 
-    @abstractmethod
+    @torch.no_grad()
     def add_gradient_(
         self, theta: Parameters, start: StartingPoint, scale: float = 1.0, progress: float = 0.0
     ) -> None:
         """Add ``scale`` · ∂Ω/∂θ to every ``.grad`` that exists; a parameter without one is left."""
-
-    def terms(
-        self, theta: Parameters, start: StartingPoint, progress: float
-    ) -> Iterator[tuple[Tensor, Tensor | None, float]]:
-        """(θ_n, a_n or None for 0, c_n) of every parameter that trains with c_n > 0."""
-        for name, parameter in theta.items():
-            fresh = name in start.fresh
-            if not parameter.requires_grad or (not fresh and name not in start.copies):
+        for t in self.terms(theta, start, progress):
+            if t.grad is None:
                 continue
-            if (c := self.coefficient(name, fresh, progress)) > 0:
-                yield parameter, None if fresh else start.anchor(name, parameter), c
+            for p, a, g, w in chunks(t.theta, t.anchor, t.grad, self._weight(t, start)):
+                direction, factor = self.slope(fresh_difference(p, a), w)
+                g.add_(direction, alpha=factor * t.c * scale)
 
+    @torch.no_grad()
+    def proximal_(
+        self,
+        theta: Parameters,
+        start: StartingPoint,
+        rates: Mapping[str, float],
+        progress: float = 0.0,
+    ) -> None:
+        """θ ← argmin_x ½‖x − θ‖² + η·Ω(x), for every parameter that has a rate η in ``rates``."""
+        for t in self.terms(theta, start, progress):
+            if not rates.get(t.name) or t.grad is None:  # frozen by the policy, or no step taken
+                continue
+            for p, a, w in chunks(t.theta, t.anchor, self._weight(t, start)):
+                kept = self.shrink(fresh_difference(p, a), rates[t.name] * t.c, w)
+                p.copy_(kept if a is None else kept.add_(a))
 
-def chunks(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-    """The same slices along the first dimension of tensors of one shape, about CHUNK elements each.
+    def terms(self, theta: Parameters, start: StartingPoint, progress: float) -> Iterator[Term]:
+        """Every parameter that trains with 0 < c_n < ∞; the rows it grew by come by themselves."""
+        known, factor = start.coefficients(self), self.schedule(progress)
+        remembered = start.fresh | start.copies.keys()
+        for name, parameter in theta.items():
+            if not parameter.requires_grad or name not in remembered:
+                continue
+            c, anchor = factor * known.get(name, 0.0), start.anchor(name, parameter)
+            if name in start.rows:
+                yield from self._grown(name, parameter, anchor, c, start.rows[name])
+            elif 0 < c < math.inf:
+                yield Term(name, parameter, anchor, c, parameter.grad)
 
-    None stays None. Slicing, not reshaping, so that any memory layout is kept.
-    """
-    first = tensors[0]
-    if first.ndim == 0 or first.numel() <= CHUNK:
-        yield tensors
-        return
-    rows = max(1, CHUNK * first.shape[0] // first.numel())
-    split = [t.split(rows) if t is not None else None for t in tensors]
-    for i in range(len(split[0])):
-        yield tuple(parts[i] if parts is not None else None for parts in split)
+    def _grown(self, name: str, theta: Tensor, anchor: Tensor, c: float, count: int):
+        for rows, a, strength in (
+            (slice(0, count), anchor[:count], c),
+            (slice(count, None), None, self.head),
+        ):
+            if 0 < strength < math.inf:
+                grad = None if theta.grad is None else theta.grad[rows]
+                yield Term(name, theta[rows], a, strength, grad, rows)
 
+    def pinned(self, start: StartingPoint) -> set[str]:
+        """Parameters with c_n = ∞: frozen at θ⁰."""
+        return {name for name, c in start.coefficients(self).items() if c == math.inf}
 
-@torch.no_grad()
-def difference(theta: Tensor, anchor: Tensor | None) -> Tensor:
-    """θ − a, or θ where the anchor is zero."""
-    return theta if anchor is None else theta - anchor
+    def _weight(self, term: Term, start: StartingPoint) -> Tensor | None:
+        weight = self.metric(term.name, start) if term.anchor is not None else None
+        return weight if weight is None or term.rows is None else weight[term.rows]

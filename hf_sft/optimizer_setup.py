@@ -1,0 +1,88 @@
+"""The optimizer of a TransferTrainer: rates of their own, and who has a part in its steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hf_sft.errors import UserError
+from hf_sft.freezing import FreezePolicy, TrainAll
+from hf_sft.penalties import Penalty
+from hf_sft.penalties.strength import Optimization
+from hf_sft.plan_follower import PlanFollower
+from hf_sft.pull import Pull
+from hf_sft.rates import LearningRate, StepFactors, multipliers, regroup_
+
+
+def divide_(
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    rates: Sequence[LearningRate],
+    follower: PlanFollower,
+    pull: Pull,
+) -> None:
+    """Groups by learning rate, and hooks of penalties and plans; before the first step."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_name, by_origin = follower.policy.multiplies, pull.scales_steps
+    if rates or by_name or by_origin:
+        factors = multipliers(rates, follower.groups) if rates else {}
+
+        def apart(name: str) -> tuple:
+            return (name if by_name else None, by_origin and name in pull.start.fresh)
+
+        regroup_(optimizer, names, factors, apart)
+    moving = None
+    if by_name:
+        moving = StepFactors(optimizer, names, lambda n: follower.plan.multipliers.get(n, 1.0))
+    pull.attach(optimizer)
+    if moving is not None:
+        optimizer.register_step_post_hook(moving.restore)
+
+
+def refuse_sharding(penalties: Sequence[Penalty], policy: FreezePolicy) -> None:
+    """Neither penalties nor policies act on sharded gradients yet.
+
+    Raises:
+        UserError: there is one.
+    """
+    if penalties or type(policy) is not TrainAll:
+        raise UserError(
+            "A penalty or a freezing policy under DeepSpeed or FSDP is not supported yet: their "
+            "gradients are sharded or not ours to edit. Launch with DDP or one process."
+        )
+
+
+def settle_strengths(trainer: Any) -> None:
+    """λ of every weight prior; what has an infinite one never trains.
+
+    Raises:
+        RecipeError: a rule that fits nothing; a half-life that this optimizer does not give.
+    """
+    pull, follower, start = trainer.pull, trainer.follower, trainer.starting_point
+    if any(prior.unresolved for prior in pull.weight_priors):
+        pull.resolve(optimization(trainer))
+    pinned = pull.pinned()
+    follower.trainable -= pinned
+    follower.ever_trains -= pinned
+    for name in pinned & start.copies.keys():
+        del start.copies[name]
+
+
+def optimization(trainer: Any) -> Optimization:
+    """The facts about a trainer's optimizer that a strength may depend on."""
+    args, steps = trainer.args, trainer.args.max_steps
+    if steps < 1:
+        if trainer.train_dataset is None:
+            raise UserError(
+                "penalty.half_life is a share of training: give the trainer a train_dataset, or "
+                "max_steps."
+            )
+        steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[-1]
+    if trainer.optimizer is not None:
+        kind, settings = type(trainer.optimizer), trainer.optimizer.defaults
+    else:
+        given = trainer.optimizer_cls_and_kwargs
+        kind, settings = given or trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    rate = float(settings.get("lr", args.learning_rate))
+    momentum = float(settings.get("momentum", 0.0) or 0.0)
+    return Optimization(rate, steps, momentum, adaptive=not issubclass(kind, torch.optim.SGD))

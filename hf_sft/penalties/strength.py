@@ -1,0 +1,63 @@
+"""How hard a pull is: λ, the paper's α, a half-life or a radius, all turned into λ."""
+
+import math
+from dataclasses import dataclass
+
+from hf_sft.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """What the strength of a pull depends on besides λ.
+
+    Attributes:
+        learning_rate: η, the highest of the schedule.
+        steps: optimizer steps of the whole training.
+        momentum: μ of SGD.
+        adaptive: whether steps are normalised by their own size, as Adam's are.
+    """
+
+    learning_rate: float
+    steps: int
+    momentum: float = 0.0
+    adaptive: bool = True
+
+
+def from_alpha(alpha: float) -> float:
+    """λ = α/2: Li, Grandvalet, Davoine 2018 (arXiv 1802.01483) write (α/2)·‖θ − θ⁰‖²."""
+    return alpha / 2
+
+
+def from_half_life(share: float, how: str, found: Optimization) -> float:
+    """λ under which the pull alone halves θ − θ⁰ in n½ = ``share`` · steps steps at rate η.
+
+    proximal: each step divides θ − θ⁰ by 1 + 2ηλ, so λ = (2^(1/n½) − 1)/(2η), exactly.
+    gradient under SGD: κ = 2ηλ/(1−μ) a step, so λ = ln 2·(1−μ)/(2η·n½), for small κ.
+
+    Raises:
+        RecipeError: gradient under Adam, whose steps do not shrink with the pull.
+    """
+    steps, rate = share * found.steps, found.learning_rate
+    if how == "proximal":
+        return (2 ** (1 / steps) - 1) / (2 * rate)
+    if found.adaptive:
+        raise RecipeError(
+            "penalty.half_life: an adaptive optimizer divides the pull's gradient by its own size, "
+            "so that no half-life follows from λ. Set penalty.apply: proximal, training.optim: "
+            "sgd, or give penalty.lambda."
+        )
+    return math.log(2) * (1 - found.momentum) / (2 * rate * steps)
+
+
+def from_radius(radius: float, how: str, found: Optimization) -> float:
+    """λ = U/(2r): the fixed point of Adam's step of size ≤ U = 1 and the proximal pull is |d| ≤ r.
+
+    Raises:
+        RecipeError: another optimizer than an adaptive one, or the gradient form.
+    """
+    if how != "proximal" or not found.adaptive:
+        raise RecipeError(
+            "penalty.radius: bounds |θ − θ⁰| only for apply: proximal under an adaptive optimizer "
+            "(Adam, AdamW), whose steps have a largest size. Set those, or use {type: ball}."
+        )
+    return 1 / (2 * radius)

@@ -1,0 +1,143 @@
+"""Pull: every penalty of one training, each applied where its kind belongs in a step."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_sft.penalties import FunctionPrior, Penalty, StepRule, WeightPrior
+from hf_sft.penalties.strength import Optimization
+from hf_sft.starting_point import StartingPoint
+
+
+class Pull:
+    """The penalties of one training.
+
+    Order inside an optimizer step: function priors in the loss; the gradient of weight priors after
+    reduction and before clipping; the optimizer; proximal steps, then step rules, with the learning
+    rate each parameter was moved with. A step that the loss scaler skips is followed by neither.
+
+    Args:
+        penalties: in the order in which they act.
+        model, start: what trains, and θ⁰.
+        progress: tells the share of training that is done, 0..1.
+    """
+
+    def __init__(
+        self,
+        penalties: Sequence[Penalty],
+        model: nn.Module,
+        start: StartingPoint,
+        progress: Callable[[], float] = lambda: 0.0,
+    ):
+        self.penalties, self.start, self.progress = tuple(penalties), start, progress
+        self._seen: list[Any] = []
+        self._rates_before: list[float] = []
+        self.take(model)
+
+    def take(self, model: nn.Module) -> None:
+        """Act on this model from now on."""
+        self.model = model
+        for rule in self.step_rules:
+            rule.attach(model, self.start)
+
+    @property
+    def weight_priors(self) -> tuple[WeightPrior, ...]:
+        """The penalties that are functions of the weights alone."""
+        return tuple(p for p in self.penalties if isinstance(p, WeightPrior))
+
+    @property
+    def function_priors(self) -> tuple[FunctionPrior, ...]:
+        """The penalties that compare what the model computes with what the source does."""
+        return tuple(p for p in self.penalties if isinstance(p, FunctionPrior))
+
+    @property
+    def step_rules(self) -> tuple[StepRule, ...]:
+        """The penalties that act around the optimizer's step."""
+        return tuple(p for p in self.penalties if isinstance(p, StepRule))
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """The parameters by name, a shared one once."""
+        return dict(self.model.named_parameters())
+
+    @property
+    def scales_steps(self) -> bool:
+        """Whether a prior shortens the optimizer's own step on what has an anchor."""
+        return any(type(p).step_share is not WeightPrior.step_share for p in self.weight_priors)
+
+    def resolve(self, found: Optimization) -> None:
+        """Turn half-lives and radii into λ."""
+        self.penalties = tuple(
+            p.resolved(found) if isinstance(p, WeightPrior) else p for p in self.penalties
+        )
+
+    def pinned(self) -> set[str]:
+        """Parameters that a coefficient of ∞ freezes."""
+        return set().union(*(prior.pinned(self.start) for prior in self.weight_priors))
+
+    def strength(self, name: str) -> float:
+        """Σ c_n over the weight priors, at the start of training."""
+        return sum(p.schedule(0.0) * self.start.coefficients(p)[name] for p in self.weight_priors)
+
+    def pulls(self, name: str) -> bool:
+        """Whether a weight prior has a coefficient above 0 for this parameter."""
+        return any(self.start.coefficients(p).get(name, 0.0) > 0 for p in self.weight_priors)
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """Ω(θ; θ⁰) of all weight priors at the current weights."""
+        theta, progress = self.theta, self.progress()
+        return float(sum(p.value(theta, self.start, progress).item() for p in self.weight_priors))
+
+    def add_gradient_(self, scale: float = 1.0) -> None:
+        """Add ``scale`` · ∂Ω/∂θ of the priors in the gradient form; before clipping."""
+        priors = [p for p in self.weight_priors if p.apply == "gradient"]
+        if priors:
+            theta, progress = self.theta, self.progress()
+            for prior in priors:
+                prior.add_gradient_(theta, self.start, scale, progress)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let proximal steps and step rules follow every step of ``optimizer``.
+
+        Hooks of the optimizer itself: a step that a loss scaler skips does not call them.
+        """
+        late = [p for p in self.weight_priors if p.apply == "proximal"]
+        if late or self.step_rules or self.scales_steps:
+            optimizer.register_step_pre_hook(self._before_step)
+            optimizer.register_step_post_hook(self._after_step)
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        theta, progress = self.theta, self.progress()
+        self._seen = [rule.before_step(theta, self.start, progress) for rule in self.step_rules]
+        self._rates_before = [group["lr"] for group in optimizer.param_groups]
+        if self.scales_steps:
+            share = math.prod(p.step_share(progress) for p in self.weight_priors)
+            anchored = {id(p) for name, p in theta.items() if name not in self.start.fresh}
+            for group in optimizer.param_groups:
+                if all(id(p) in anchored for p in group["params"]):
+                    group["lr"] = group["lr"] * share
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._rates_before, strict=True):
+            group["lr"] = rate
+        theta, progress, rates = self.theta, self.progress(), self._rates(optimizer)
+        for prior in self.weight_priors:
+            if prior.apply == "proximal":
+                prior.proximal_(theta, self.start, rates, progress)
+        for rule, seen in zip(self.step_rules, self._seen, strict=True):
+            rule.after_step_(theta, self.start, seen, rates, progress)
+
+    def _rates(self, optimizer: torch.optim.Optimizer) -> Mapping[str, float]:
+        names = {id(p): name for name, p in self.theta.items()}
+        return {
+            names[id(p)]: float(group["lr"])
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if id(p) in names
+        }

@@ -1,0 +1,64 @@
+"""The loss as it runs: parts told apart, summed over all legs of a run, checked to be finite."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_sft.errors import UserError
+
+
+class RunningLoss:
+    """Sums on the device; nothing waits for it until it is logged or saved.
+
+    Attributes:
+        total: Σ of the task loss over all optimizer steps of the run, float64.
+    """
+
+    def __init__(self, total: float = 0.0):
+        self.total: Tensor | float = total
+        self._held_now: Tensor | None = None
+        self._held_sum: Tensor | float = 0.0
+        self._held_steps = 0.0
+
+    def hold(self, held: Tensor) -> None:
+        """What function priors add to the loss of the micro-batch that is being computed."""
+        self._held_now = held.detach()
+
+    def add(self, loss: Tensor, parts: int) -> Tensor:
+        """Take a micro-batch's loss as `training_step` gives it; the task's part of it.
+
+        ``parts``: by how many micro-batches Trainer has divided the loss.
+        """
+        if self._held_now is not None:
+            held = self._held_now / parts
+            loss = loss - held
+            self._held_sum, self._held_now = self._held_sum + held.double(), None
+        self.total = self.total + loss.double()
+        return loss
+
+    def step_done(self) -> None:
+        """One more optimizer step is in the sums."""
+        self._held_steps += 1
+
+    def held_mean(self, accelerator: Any) -> float:
+        """Mean over the steps since the last call of what function priors have added."""
+        if not self._held_steps or not torch.is_tensor(self._held_sum):
+            return 0.0
+        mean = accelerator.reduce(self._held_sum / self._held_steps, "mean").item()
+        self._held_sum, self._held_steps = 0.0, 0
+        return mean
+
+    def check(self, step: int, args: Any) -> None:
+        """Raise when the loss has not been finite.
+
+        Raises:
+            UserError: with the step, and what to try. Trainer's own filter would hide it.
+        """
+        if torch.is_tensor(self.total) and not torch.isfinite(self.total):
+            raise UserError(
+                f"The training loss is not finite, within the {args.logging_steps:g} steps before "
+                f"step {step}: training has diverged. Lower training.learning_rate (now "
+                f"{args.learning_rate:g}) or a penalty's strength, and start anew with "
+                "--overwrite; checkpoints from before are kept."
+            )

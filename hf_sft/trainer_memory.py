@@ -1,0 +1,85 @@
+"""What a TransferTrainer remembers across checkpoints: signals, anchors it set, sums of the run."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from hf_sft.errors import UserError
+from hf_sft.freezing.base import Moment
+from hf_sft.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
+from hf_sft.running_loss import RunningLoss
+
+
+class Memory(TrainerCallback):
+    """Watches steps and evaluations of one trainer, and gives its checkpoints what they need."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.seconds, self._since = 0.0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._since = time.perf_counter()
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, RunRecord):  # Trainer may have built another one on resuming
+                callback.collect = self.collect
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds, self._since = self.elapsed(), None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.running_loss.step_done()
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        trainer = self.trainer
+        if not (trainer.is_in_train and "score" in trainer.freeze.watches):
+            return
+        key = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        if (found := (metrics or {}).get(f"eval_{key}")) is not None:
+            better = args.greater_is_better if args.metric_for_best_model else False
+            score = float(found) if better else -float(found)
+            trainer.follower.observe(Moment(trainer.progress, args.seed, score=score))
+
+    def elapsed(self) -> float:
+        """Seconds of training in all legs of the run."""
+        now = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self.seconds + now
+
+    def collect(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON values."""
+        return {
+            "plan": self.trainer.follower.memory(),
+            "loss_sum": float(self.trainer.running_loss.total),
+            "seconds": self.elapsed(),
+        }
+
+    def recall(self, checkpoint: Path | None) -> None:
+        """Take up what a checkpoint knows, or begin anew.
+
+        Raises:
+            SourceError: the checkpoint was trained from another source.
+        """
+        trainer, memory, probed = self.trainer, {}, {}
+        if checkpoint is not None:
+            refuse_other_source(checkpoint, trainer.starting_point.fingerprint)
+            memory = recorded_memory(checkpoint)
+            if (checkpoint / ANCHORS).is_file():
+                probed = load_file(checkpoint / ANCHORS)
+        if "score" in trainer.freeze.watches and trainer.args.eval_strategy == "no":
+            raise UserError(
+                f"freeze: {trainer.freeze.type} waits for scores of evaluations: set "
+                "training.eval_strategy to epoch or steps."
+            )
+        trainer.starting_point.set_probed(probed)
+        trainer.follower.begin(memory.get("plan"))
+        trainer.running_loss = RunningLoss(memory.get("loss_sum", 0.0))
+        self.seconds = memory.get("seconds", 0.0)
+
+    def save_anchors(self, folder: str | None) -> None:
+        """Put anchors that the training has set beside a checkpoint's weights."""
+        probed = self.trainer.starting_point.probed
+        if folder is not None and probed and self.trainer.args.should_save:
+            tensors = {name: value.cpu().contiguous() for name, value in probed.items()}
+            save_file(tensors, Path(folder) / ANCHORS)
