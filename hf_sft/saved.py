@@ -96,6 +96,8 @@ def measure(
             data_collator=recipe.task.collator(processor),
             compute_metrics=recipe.task.metrics(names),
         )
+        if quiet:  # in place of the bar, Trainer would print every result
+            trainer.remove_callback(transformers.PrinterCallback)
         return plain_metrics(trainer.evaluate(encoded), "eval")
 
 
