@@ -58,8 +58,8 @@ def _about_recipes(command) -> None:
     for sub in (check, train):
         sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
         sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+        sub.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
         sub.set_defaults(takes_overrides=True)
-    train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
 
 
 def _about_runs(command) -> None:
@@ -167,7 +167,7 @@ def load(arguments: argparse.Namespace):
 
 def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
-    from hf_sft.output_folder import nothing_left
+    from hf_sft.output_folder import claim, nothing_left
     from hf_sft.processes import warn_if_fewer
     from hf_sft.run import prepare
     from hf_sft.training_arguments import training_arguments
@@ -175,6 +175,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     recipe = load(arguments)
     args = training_arguments(recipe)
     warn_if_fewer(args.world_size)
+    claim(recipe, arguments.overwrite)
     with nothing_left(recipe.output_dir):
         prepared = prepare(recipe, args)
         print(prepared.plan())

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RECIPE, REPORT, CHECKPOINTS, MODEL = "recipe.yaml", "report.json", "checkpoints", "model"
 OURS = (RECIPE, REPORT, "report.html", "README.md", MODEL, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
+DATA = "data.json"  # likewise: what the rows were when the run began
 
 
 def claim(recipe: Recipe, overwrite: bool) -> str | None:
@@ -36,10 +37,10 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
     place = f"training.output_dir: '{folder}'"
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{place} is a file. Choose another training.output_dir.")
-    above = next(path for path in folder.absolute().parents if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise RecipeError(
-            f"{place} cannot be made in '{above}'. Choose another training.output_dir."
+            f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose another training.output_dir."
         )
     if not folder.exists() or not any(folder.iterdir()):
         return None
@@ -121,7 +122,25 @@ def _is_whole(checkpoint: Path) -> bool:
     return bool(weights) and all(zipfile.is_zipfile(state) for state in states)
 
 
-def record(recipe: Recipe, args: TrainingArguments, overwrite: bool) -> None:
+def refuse_other_data(recipe: Recipe, identity: dict[str, str]) -> None:
+    """Going on with other rows would be no run of the recipe that began.
+
+    Raises:
+        RecipeError: a split has changed since.
+    """
+    file = recipe.output_dir / CHECKPOINTS / DATA
+    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity
+    if changed := [split for split in then | identity if then.get(split) != identity.get(split)]:
+        raise RecipeError(
+            f"training.output_dir: '{recipe.output_dir}' holds an unfinished run whose data have "
+            f"changed since it began: {listing(changed)}. Restore the data, or start anew with "
+            "--overwrite."
+        )
+
+
+def record(
+    recipe: Recipe, args: TrainingArguments, overwrite: bool, identity: dict[str, str]
+) -> None:
     """Write the resolved recipe; with ``overwrite``, take away what an earlier run left."""
     folder = recipe.output_dir
     with args.main_process_first(desc="recording the recipe"):
@@ -133,6 +152,7 @@ def record(recipe: Recipe, args: TrainingArguments, overwrite: bool) -> None:
         (folder / RECIPE).write_text(dump(recipe.raw), "utf-8")
         origin = str(recipe.path.resolve().parent)
         (folder / CHECKPOINTS / ORIGIN).write_text(origin, "utf-8")
+        (folder / CHECKPOINTS / DATA).write_text(json.dumps(identity), "utf-8")
 
 
 def clear(folder: Path) -> None:

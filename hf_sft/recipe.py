@@ -15,6 +15,7 @@ from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
 from hf_sft.penalties import Penalty
+from hf_sft.rates import LearningRate
 from hf_sft.recipe_text import BLOCKS, apply_override, read
 from hf_sft.resources import Locate, locator
 from hf_sft.tasks import Task
@@ -46,6 +47,7 @@ class Recipe:
     model: ModelSource
     penalty: tuple[Penalty, ...]
     freeze: FreezePolicy
+    learning_rates: tuple[LearningRate, ...]
     training: dict[str, Any]
     early_stopping: EarlyStopping | None
 
@@ -99,7 +101,8 @@ class Recipe:
         """Whether scores steer the training, so that they must come from a validation split."""
         keys = ("save_strategy", "lr_scheduler_type")
         chosen = {getattr(self.training.get(k), "value", self.training.get(k)) for k in keys}
-        return self.keeps_best or bool(chosen & {"best", "reduce_lr_on_plateau"})
+        watched = "score" in self.freeze.watches
+        return self.keeps_best or watched or bool(chosen & {"best", "reduce_lr_on_plateau"})
 
     @property
     def keeps_best(self) -> bool:
@@ -140,6 +143,7 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         TrainAll() if freeze is None else _component(FreezePolicy, freeze, "freeze", problems)
     )
     blocks["penalty"] = _penalties(raw.get("penalty"), problems)
+    blocks["learning_rates"] = _learning_rates(raw.get("learning_rates"), problems)
     blocks["training"] = check_training(raw.get("training"), problems)
     stopping = raw.get("early_stopping")
     blocks["early_stopping"] = (
@@ -156,6 +160,22 @@ def _penalties(raw: Any, problems: list[str]) -> tuple:
     if not isinstance(raw, list):
         return (_component(Penalty, raw, "penalty", problems),)
     return tuple(_component(Penalty, p, f"penalty.{i}", problems) for i, p in enumerate(raw))
+
+
+def _learning_rates(raw: Any, problems: list[str]) -> tuple:
+    if raw is None:
+        return ()
+    if not isinstance(raw, list):
+        problems.append(
+            f"learning_rates: a list of rules is wanted, the first that fits wins, found {raw!r}. "
+            "Write learning_rates: [{role: head, multiplier: 10}, {decay: 0.9}]."
+        )
+        return ()
+    rules = [
+        _validated(LearningRate, rule, f"learning_rates.{i}", problems)
+        for i, rule in enumerate(raw)
+    ]
+    return tuple(rule for rule in rules if rule is not None)
 
 
 def _component(base: type, raw: Any, where: str, problems: list[str]) -> Any:

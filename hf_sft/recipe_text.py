@@ -8,7 +8,9 @@ import yaml
 
 from hf_sft.errors import RecipeError, listing
 
-BLOCKS = ("task", "data", "model", "penalty", "freeze", "training", "early_stopping")
+BLOCKS = (
+    "task", "data", "model", "penalty", "freeze", "learning_rates", "training", "early_stopping",
+)  # fmt: skip
 BOOLEAN = re.compile("^(true|True|TRUE|false|False|FALSE)$")
 INTEGER = re.compile("^[-+]?(0|[1-9][0-9]*)$")
 FLOAT = re.compile(

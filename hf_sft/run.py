@@ -9,9 +9,11 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import card, hub, model_folder, output_folder, plan, report_page
+from hf_sft.data_identity import data_identity
 from hf_sft.errors import RecipeError, UserError
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
+from hf_sft.penalties import FunctionPrior
 from hf_sft.processes import warn_if_fewer
 from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import rehearse
@@ -73,8 +75,11 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     prepared = prepare(recipe, args)
     if args.process_index == 0:
         print(prepared.plan())  # noqa: T201
+    identity = data_identity(prepared.data)
+    if resume is not None:
+        output_folder.refuse_other_data(recipe, identity)
     prepared.rehearse(recipe)
-    output_folder.record(recipe, args, overwrite)
+    output_folder.record(recipe, args, overwrite, identity)
     prepared.trainer.train(resume_from_checkpoint=resume)
     report = Report.of(recipe, prepared, started)
     publish(recipe, prepared, report)
@@ -122,12 +127,23 @@ def build_trainer(
         compute_metrics=recipe.task.metrics(names),
         penalty=recipe.penalty,
         freeze=recipe.freeze,
+        learning_rates=recipe.learning_rates,
+        source=source_model(recipe, loaded),
         fresh=loaded.fresh,
         layer_groups=loaded.groups,
     )
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping.patience))
     return trainer
+
+
+def source_model(recipe: Recipe, loaded: LoadedModel) -> Any:
+    """The source with its own head, where a penalty on its function will ask for it."""
+    wants = [p for p in recipe.penalty if isinstance(p, FunctionPrior) and p.source]
+    if not wants:
+        return None
+    original, has_head = loaded.original()
+    return original if has_head else None
 
 
 def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:

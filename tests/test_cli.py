@@ -271,3 +271,69 @@ def test_only_the_first_process_speaks(capsys, recipe, monkeypatch):
     assert main(["check", str(recipe), "data.train=gone.csv"]) == 2
     assert capsys.readouterr().err == ""
     assert os.environ["RANK"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["training.lr_scheduler_type=cosine_with_min_lr"], "min_lr"),
+        (["training.optim=adamw_8bit"], "bitsandbytes"),
+        (["training.report_to=wandb"], "wandb"),
+        (["training.optim=lomo"], "lomo"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_what_trainer_would_refuse_later_is_told_at_once(capsys, recipe, command, settings, said):
+    message = refused(capsys, command, recipe, *settings)
+    assert "training" in message
+    assert said in message
+
+
+def test_check_refuses_the_folder_that_run_would_refuse(capsys, finished, recipe):
+    assert "finished" in refused(capsys, "check", recipe)
+    assert main(["check", str(recipe), "--overwrite"]) == 0
+
+
+def test_a_run_does_not_go_on_when_its_data_have_changed(capsys, finished, recipe, tmp_path):
+    (finished / "report.json").unlink()
+    write_csv(tmp_path / "train.csv", [*ROWS, ("new oak", "tree")])
+    assert "data have changed since it began: train" in refused(capsys, "run", recipe)
+    assert main(["run", str(recipe), "--overwrite"]) == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_what_to_do(capsys, recipe):
+    assert main(["run", str(recipe), "training.learning_rate=1e30", "training.max_grad_norm=0",
+                 "training.logging_steps=1", "training.num_train_epochs=3"]) == 2  # fmt: skip
+    message = capsys.readouterr().err
+    assert "not finite" in message
+    assert "training.learning_rate" in message
+
+
+def test_learning_rates_are_a_block_of_the_recipe(capsys, recipe):
+    rules = "learning_rates=[{role: head, multiplier: 10}, {decay: 0.5}]"
+    assert main(["check", str(recipe), rules]) == 0
+    capsys.readouterr()
+    message = refused(capsys, "check", recipe, "learning_rates=[{name: nothing.*, multiplier: 2}]")
+    assert "learning_rates.0" in message
+    message = refused(capsys, "check", recipe, "learning_rates=[{role: haed, decay: 2}, 3]")
+    assert "learning_rates.0.role" in message
+    assert "learning_rates.0.decay" in message
+    assert "learning_rates.1" in message
+    assert "a list of rules" in refused(capsys, "check", recipe, "learning_rates={decay: 0.9}")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "penalty={type: similarity}",
+        "penalty={type: ball}",
+        "penalty={type: l2-sp, apply: proximal, half_life: 0.5}",
+        "penalty={type: l2-sp, rules: [{role: norm, lambda: .inf}]}",
+        "penalty=[{type: l2-sp}, {type: similarity, weight: 1}]",
+        "freeze={type: lp-ft}",
+    ],
+)
+def test_every_kind_of_method_runs_from_a_recipe(recipe, method):
+    assert main(["run", str(recipe), method]) == 0
+    report = json.loads((recipe.parent / "out" / "report.json").read_text())
+    assert report["freeze"]["verified_unchanged"]

@@ -30,7 +30,7 @@ pretrained
 weight_files
 models training_keys
 recipe
-drift model_folder output_folder plan processes
+drift model_folder output_folder plan processes data_identity
 training_arguments
 report
 report_page

@@ -20,8 +20,11 @@ from hf_sft.output_folder import (
     nothing_left,
     record,
     recorded_recipe,
+    refuse_other_data,
 )
 from hf_sft.run_record import RunRecord
+
+IDENTITY = {"train": "a", "test": "b"}
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def recipe(tmp_path):
 
 
 def started(recipe, overwrite=False):
-    record(recipe, TrainingArguments(str(recipe.output_dir), use_cpu=True), overwrite)
+    record(recipe, TrainingArguments(str(recipe.output_dir), use_cpu=True), overwrite, IDENTITY)
     return recipe.output_dir
 
 
@@ -120,7 +123,7 @@ def test_a_file_in_the_place_of_the_folder(recipe):
     assert "is a file" in refused(recipe)
     assert "is a file" in refused(recipe, overwrite=True)
     inside = Recipe.load(recipe.path, [f"training.output_dir={recipe.output_dir / 'a' / 'b'}"])
-    assert "cannot be made" in refused(inside)
+    assert "no folder you may write in" in refused(inside)
 
 
 def test_files_of_somebody_else(recipe):
@@ -220,3 +223,11 @@ def test_only_empty_folders_made_inside_are_taken_away(tmp_path, monkeypatch):
     with nothing_left(tmp_path / "old" / "in"):
         pass
     assert (tmp_path / "old").is_dir()
+
+
+def test_a_run_does_not_go_on_with_other_data(recipe):
+    started(recipe)
+    refuse_other_data(recipe, IDENTITY)
+    for changed in ({"train": "a", "test": "c"}, {"train": "a"}, {**IDENTITY, "validation": "d"}):
+        with pytest.raises(RecipeError, match="data have changed since it began: (test|valid)"):
+            refuse_other_data(recipe, changed)
