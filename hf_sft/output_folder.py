@@ -40,7 +40,8 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise RecipeError(
-            f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose another training.output_dir."
+            f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose "
+            "another training.output_dir."
         )
     if not folder.exists() or not any(folder.iterdir()):
         return None
