@@ -5,7 +5,7 @@ installed package, or a weight file with the timm ``architecture`` it belongs to
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,7 @@ class LoadedModel:
         fresh: names of the parameters that did not come from the source.
         left_over: entries of the checkpoint that the model has no use for (an old head).
         original: loads the source with its own head; and whether it has one.
+        rows: parameter -> how many of its first rows are the source's, where the task added some.
     """
 
     model: transformers.PreTrainedModel
@@ -73,6 +74,7 @@ class LoadedModel:
     fresh: frozenset[str]
     left_over: tuple[str, ...]
     original: Callable[[], tuple[transformers.PreTrainedModel, bool]]
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:
@@ -94,12 +96,24 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     if not weights.same_labels:
         fresh = fresh | _reset_head(model, groups, fresh)
     processor = _processor(source, task, model, place)
+    rows = _rows(model)
     task.prepare(processor, model)
+    rows = {n: count for n, count in rows.items() if _rows(model).get(n, count) > count}
     identity = _identity(source, path, model)
     left_over = tuple(weights.left_over)
     return LoadedModel(
-        model, processor, identity, groups, frozenset(fresh), left_over, weights.original
+        model, processor, identity, groups, frozenset(fresh), left_over, weights.original, rows
     )
+
+
+def _rows(model: Any) -> dict[str, int]:
+    """Parameter of an embedding, or tied to one -> number of its rows."""
+    tables = (model.get_input_embeddings, model.get_output_embeddings)
+    try:
+        known = {id(table.weight) for table in (get() for get in tables) if table is not None}
+    except (NotImplementedError, AttributeError):  # images: there is no table of words
+        return {}
+    return {name: len(p) for name, p in model.named_parameters() if id(p) in known}
 
 
 def _local_path(source: ModelSource, locate: Locate) -> Path | None:

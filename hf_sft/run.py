@@ -129,6 +129,7 @@ def build_trainer(
         freeze=recipe.freeze,
         learning_rates=recipe.learning_rates,
         source=source_model(recipe, loaded),
+        rows=loaded.rows,
         fresh=loaded.fresh,
         layer_groups=loaded.groups,
     )

@@ -9,9 +9,13 @@ import transformers
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tiny_run import source_folder
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForPreTraining,
+)
 
-from hf_sft import model_folder
+from hf_sft import L2SP, StartingPoint, model_folder
 from hf_sft.errors import UserError
 from hf_sft.models import ModelSource, load_model
 from hf_sft.resources import locator, sha256
@@ -406,3 +410,30 @@ def test_a_half_precision_source_trains_in_full_precision_as_single_label(tmp_pa
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert loaded.model.config.problem_type == "single_label_classification"
     assert load(tmp_path, name="./bert", dtype="float16").model.dtype == torch.float16
+
+
+def test_words_that_are_added_get_rows_of_their_own(tmp_path):
+    """The source's rows are pulled to the source, the added ones are new."""
+    folder = source_folder(tmp_path / "source")
+    task = TextClassification(add_tokens=["myeloid", "red"])  # red is known already
+    block = ModelSource(name=str(folder))
+    loaded = load_model(block, task, ["a", "b"], locator(tmp_path))
+    name = "bert.embeddings.word_embeddings.weight"
+    before = BertForPreTraining.from_pretrained(folder).get_parameter(name)
+    now = loaded.model.get_parameter(name)
+    assert loaded.rows == {name: len(before)}
+    assert len(now) == len(before) + 1
+    assert torch.equal(now[:-1], before)
+    assert name not in loaded.fresh
+    start = StartingPoint.of(loaded.model, loaded.fresh, groups=loaded.groups, rows=loaded.rows)
+    plain = load_model(block, TextClassification(), ["a", "b"], locator(tmp_path))
+    same = StartingPoint.of(plain.model, plain.fresh, groups=plain.groups)
+    assert start.fingerprint == same.fingerprint
+    with torch.no_grad():
+        now.add_(1.0)
+    now.grad = torch.zeros_like(now)
+    L2SP(lambda_=0.5).add_gradient_({name: now}, start)
+    assert torch.allclose(now.grad[:-1], torch.ones_like(before), atol=1e-6)
+    assert not now.grad[-1].any()
+    ids = loaded.processor("myeloid red")["input_ids"]
+    assert len(before) in ids

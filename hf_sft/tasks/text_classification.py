@@ -17,13 +17,18 @@ NO_LIMIT = 10**9  # a tokenizer that knows no limit says 10**30
 
 
 class TextClassification(Classification):
-    """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit)."""
+    """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit).
+
+    ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
+    pulls only the embeddings that came from the source.
+    """
 
     type: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     text: list[str] = Field(["text"], min_length=1, max_length=2)
     max_length: int | None = Field(None, ge=2)
+    add_tokens: list[str] = []
 
     def columns(self) -> dict[str, str]:
         texts = {f"task.text[{i}]": column for i, column in enumerate(self.text)}
@@ -58,6 +63,8 @@ class TextClassification(Classification):
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = processor.pad_token_id
         processor.model_max_length = min([processor.model_max_length, *_limits(model)])
+        if processor.add_tokens(self.add_tokens) and len(processor) > model.config.vocab_size:
+            model.resize_token_embeddings(len(processor))
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
         limit = min(self.max_length or processor.model_max_length, processor.model_max_length)
