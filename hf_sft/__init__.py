@@ -31,12 +31,21 @@ _WHERE = {
     "LearningRate": "rates",
     "FreezePolicy": "freezing",
     "Signals": "freezing",
+    "AutoFreeze": "freezing",
+    "AutoRGN": "freezing",
+    "BitFit": "freezing",
+    "ChainThaw": "freezing",
+    "Gradual": "freezing",
     "LinearProbe": "freezing",
+    "LISA": "freezing",
     "LPFT": "freezing",
+    "NormOnly": "freezing",
+    "Surgical": "freezing",
     "TrainAll": "freezing",
     "TrainFirst": "freezing",
     "TrainLast": "freezing",
     "TrainOnly": "freezing",
+    "TrainRange": "freezing",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605 (one list, not two)

@@ -52,6 +52,26 @@ def refuse_sharding(penalties: Sequence[Penalty], policy: FreezePolicy) -> None:
         )
 
 
+def expect_unused(trainer: Any) -> None:
+    """Let DDP expect that parameters which trained when it was wrapped get no gradient.
+
+    Raises:
+        UserError: the caller has told it not to.
+    """
+    args = trainer.args
+    if not trainer.freeze.dynamic:
+        return
+    if args.ddp_find_unused_parameters is False or args.ddp_static_graph:
+        raise UserError(
+            f"freeze: {trainer.freeze.type} changes what trains, and DDP would wait for gradients "
+            "that never come: leave out training.ddp_find_unused_parameters (or set it to true) "
+            "and training.ddp_static_graph."
+        )
+    args.ddp_find_unused_parameters = True
+    if trainer.accelerator.ddp_handler is not None:  # Trainer has built it already
+        trainer.accelerator.ddp_handler.find_unused_parameters = True
+
+
 def settle_strengths(trainer: Any) -> None:
     """λ of every weight prior; what has an infinite one never trains.
 

@@ -16,27 +16,37 @@ class PlanFollower:
         policy: a pure function of progress and signals.
         groups: the model's layer groups.
         trainable: what the caller lets train; nothing else ever does.
+        seed: of the run, for policies that draw.
 
     Attributes:
         signals: what the policy remembers; saved and restored with a checkpoint.
         transitions: what trained from which step on.
+        idle: parameters that may train, and that no plan so far has let.
         fixed: names of the modules whose buffers no plan so far has let move.
     """
 
-    def __init__(self, policy: FreezePolicy, groups: LayerGroups, trainable: Collection[str]):
+    def __init__(
+        self,
+        policy: FreezePolicy,
+        groups: LayerGroups,
+        trainable: Collection[str],
+        seed: int = 0,
+    ):
         self.policy, self.groups, self.trainable = policy, groups, frozenset(trainable)
+        self.seed = seed
         self.ever_trains = policy.ever_trains(groups) & self.trainable
         self.begin()
 
     def begin(self, memory: dict[str, Any] | None = None) -> None:
         """Start anew, or go on from what `memory` gave."""
         memory = memory or {}
-        self.signals = Signals(memory.get("signals", {}))
+        self.signals = Signals(memory.get("signals", {}), memory.get("seed", self.seed))
         self.transitions: list[dict[str, Any]] = list(memory.get("transitions", []))
+        self.idle = set(memory.get("idle", self.ever_trains))
         fixed = memory.get("fixed")
         self.fixed: set[str] | None = None if fixed is None else set(fixed)
         self.plan: Plan | None = None
-        self._key: tuple | None = None
+        self._applied: tuple[int | None, Signals] | None = None
         self._model: nn.Module | None = None
         self._still: list[nn.Module] = []
 
@@ -44,18 +54,22 @@ class PlanFollower:
         """What a checkpoint keeps, as JSON values."""
         return {
             "signals": dict(self.signals.values),
+            "seed": self.signals.seed,
             "transitions": self.transitions,
+            "idle": sorted(self.idle),
             "fixed": sorted(self.fixed or ()),
         }
 
     def follow(self, model: nn.Module, progress: float, step: int) -> bool:
         """Make ``model`` follow the plan at ``progress``; whether anything changed."""
-        key = (step if self.policy.dynamic else None, id(self.signals))
-        if key == self._key and model is self._model:
-            return False
+        at = step if self.policy.dynamic else None
+        if model is self._model and self._applied is not None:
+            before, signals = self._applied
+            if at == before and signals is self.signals:
+                return False
         plan = self.policy.plan(self.groups, progress, self.signals)
         changed = plan != self.plan or model is not self._model
-        self._key, self._model = key, model
+        self._applied, self._model = (at, self.signals), model
         if changed:
             self._apply(model, plan, step)
         return changed
@@ -78,6 +92,7 @@ class PlanFollower:
             if id(module) in still or (name in self.groups.norm_modules and name not in moving)
         }
         self.fixed = fixed if self.fixed is None else self.fixed & fixed
+        self.idle -= plan.trains
         self.plan = plan
 
     def _note(self, plan: Plan, step: int) -> None:
@@ -94,7 +109,7 @@ class PlanFollower:
 
     def reopen(self) -> None:
         """Forget what was applied: something else has set ``requires_grad``."""
-        self.plan, self._key = None, None
+        self.plan, self._applied = None, None
 
     def hold(self) -> None:
         """Keep the frozen modules in eval mode; to be called after every ``model.train()``."""
@@ -106,8 +121,8 @@ class PlanFollower:
         self.signals = self.policy.observe(self.groups, self.signals, moment)
 
     def frozen(self, model: nn.Module) -> list[str]:
-        """Parameters that never train, and the buffers that no plan has let move."""
-        names = [name for name, _ in model.named_parameters() if name not in self.ever_trains]
-        return names + [
+        """Parameters that have not trained so far, and buffers that no plan has let move."""
+        still = {n for n, _ in model.named_parameters()} - self.ever_trains | self.idle
+        return [name for name, _ in model.named_parameters() if name in still] + [
             name for name, _ in model.named_buffers() if name.rpartition(".")[0] in self.fixed
         ]

@@ -82,8 +82,14 @@ class Pull:
         """Σ c_n over the weight priors, at the start of training."""
         return sum(p.schedule(0.0) * self.start.coefficients(p)[name] for p in self.weight_priors)
 
-    def pulls(self, name: str) -> bool:
-        """Whether a weight prior has a coefficient above 0 for this parameter."""
+    def pulls(self, name: str, probes: bool = False) -> bool:
+        """Whether a weight prior has a coefficient above 0 for this parameter.
+
+        Where a policy ``probes`` the head first, it has one later; the answer is the same at any
+        time, as a checkpoint must find the optimizer groups that it was written with.
+        """
+        if probes and name in self.start.fresh:
+            return any(prior.strength > 0 for prior in self.weight_priors)
         return any(self.start.coefficients(p).get(name, 0.0) > 0 for p in self.weight_priors)
 
     @torch.no_grad()

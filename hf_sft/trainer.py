@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import count_step, divisor, honours_item_count, share_of_step
-from hf_sft.optimizer_setup import divide_, refuse_sharding, settle_strengths
+from hf_sft.optimizer_setup import divide_, expect_unused, refuse_sharding, settle_strengths
 from hf_sft.penalties.base import Penalty
 from hf_sft.plan_follower import PlanFollower
 from hf_sft.pull import Pull
@@ -71,11 +71,12 @@ class TransferMixin:
         self.freeze = freeze or TrainAll()
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             refuse_sharding(penalties, self.freeze)
+        expect_unused(self)
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         fresh = unmarked(self.model) if fresh is None else fresh
         self.layer_groups = layer_groups or LayerGroups.of(self.model, fresh=fresh)
-        self.follower = PlanFollower(self.freeze, self.layer_groups, trainable)
+        self.follower = PlanFollower(self.freeze, self.layer_groups, trainable, self.args.seed)
         self.starting_point = StartingPoint.of(
             self.model, fresh, self.follower.ever_trains, self.layer_groups, rows
         )
@@ -174,7 +175,8 @@ class TransferMixin:
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Ordinary weight decay, which pulls to 0, is off where a penalty pulls elsewhere."""
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if not self.pull.pulls(name)]
+        probes = self.freeze.probing(0.0)
+        return [name for name in names if not self.pull.pulls(name, probes)]
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """As Trainer's; anchors that the training itself has set lie beside a checkpoint."""
@@ -199,7 +201,7 @@ class TransferMixin:
             scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
             if "gradients" in self.freeze.watches:
                 theta = dict(self.model.named_parameters())
-                self.follower.observe(Moment(self.progress, self.args.seed, theta, scale))
+                self.follower.observe(Moment(self.progress, theta, scale))
             self.pull.add_gradient_(scale)
         return loss
 

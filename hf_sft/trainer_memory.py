@@ -40,7 +40,7 @@ class Memory(TrainerCallback):
         if (found := (metrics or {}).get(f"eval_{key}")) is not None:
             better = args.greater_is_better if args.metric_for_best_model else False
             score = float(found) if better else -float(found)
-            trainer.follower.observe(Moment(trainer.progress, args.seed, score=score))
+            trainer.follower.observe(Moment(trainer.progress, score=score))
 
     def elapsed(self) -> float:
         """Seconds of training in all legs of the run."""

@@ -18,9 +18,15 @@ Mode = Literal["follow", "batch", "running"]
 
 @dataclass(frozen=True)
 class Signals:
-    """What a policy remembers of the training so far: JSON values, saved in every checkpoint."""
+    """What a policy remembers of the training so far; saved in every checkpoint.
+
+    Attributes:
+        values: JSON values.
+        seed: of the run, for policies that draw.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,6 @@ class Moment:
 
     Attributes:
         progress: share of the optimizer steps done before this one, 0..1.
-        seed: of the run, for policies that draw.
         theta: the parameters with the reduced gradients of the task, times ``scale``; None where
             the moment is no step.
         score: the watched metric of an evaluation just made, higher is better; None where the
@@ -37,7 +42,6 @@ class Moment:
     """
 
     progress: float
-    seed: int = 0
     theta: Mapping[str, Tensor] | None = None
     scale: float = 1.0
     score: float | None = None
@@ -172,6 +176,10 @@ class FreezePolicy(Component):
     def open(self, groups: LayerGroups, progress: float, signals: Signals) -> frozenset[str]:
         """Parameters below the head that train at ``progress`` (0..1)."""
 
+    def always(self, groups: LayerGroups, progress: float) -> frozenset[str]:
+        """What trains at ``progress`` whatever `open` says: nothing is left at random values."""
+        return groups.fresh | set(groups.head.parameters)
+
     def multipliers(
         self, groups: LayerGroups, progress: float, signals: Signals
     ) -> Mapping[str, float]:
@@ -188,7 +196,7 @@ class FreezePolicy(Component):
 
     def plan(self, groups: LayerGroups, progress: float, signals: Signals) -> Plan:
         """The plan at ``progress``; the same arguments always give the same plan."""
-        opened = self.open(groups, progress, signals) | self._always(groups)
+        opened = self.open(groups, progress, signals) | self.always(groups, progress)
         return Plan(
             self._with_norms(opened, groups),
             opened,
@@ -204,10 +212,7 @@ class FreezePolicy(Component):
 
     def ever_trains(self, groups: LayerGroups) -> frozenset[str]:
         """Every parameter that trains at any time: what needs a copy of θ⁰, and DDP's wrapping."""
-        return self._with_norms(self.ever_opens(groups) | self._always(groups), groups)
-
-    def _always(self, groups: LayerGroups) -> frozenset[str]:
-        return groups.fresh | set(groups.head.parameters)  # never left at random values
+        return self._with_norms(self.ever_opens(groups) | self.always(groups, 0.0), groups)
 
     def _with_norms(self, opened: frozenset[str], groups: LayerGroups) -> frozenset[str]:
         if self.norm_affine == "train":

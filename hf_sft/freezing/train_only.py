@@ -11,17 +11,29 @@ from hf_sft.layer_groups import LayerGroups
 
 
 class TrainOnly(FreezePolicy):
-    """Parameters that match one of ``patterns`` train, and the head; everything else is frozen.
+    """Parameters that ``patterns`` open train, and the head; everything else is frozen.
 
-    Patterns are shell globs on full parameter names (``*.attention.*``); one that matches nothing
-    is an error.
+    Patterns are shell globs on full parameter names, read in order: ``*.attention.*`` opens,
+    ``!*.bias`` closes again, and the last that matches a name decides. One that opens or closes
+    nothing is an error. In YAML they need quotes.
     """
 
     type: Literal["train-only"] = "train-only"
     patterns: list[str] = Field(min_length=1)
 
     def open(self, groups: LayerGroups, progress: float, signals: Signals) -> frozenset[str]:
-        return frozenset().union(*(match(p, groups.parameters) for p in self.patterns))
+        opened: set[str] = set()
+        for pattern in self.patterns:
+            if not pattern.startswith("!"):
+                opened |= match(pattern, groups.parameters)
+            elif closed := match(pattern[1:], groups.parameters) & opened:
+                opened -= closed
+            else:
+                raise RecipeError(
+                    f"freeze.patterns: {pattern!r} closes nothing that a pattern before it opens; "
+                    "move it down, or leave it out."
+                )
+        return frozenset(opened)
 
 
 def match(pattern: str, names: tuple[str, ...]) -> set[str]:
