@@ -123,27 +123,47 @@ class StartingPoint:
 
     @torch.no_grad()
     def distance(self, model: nn.Module, groups: LayerGroups | None = None) -> list[dict]:
-        """Per layer group: ‖θ − θ⁰‖₂, and the same over ‖θ⁰‖₂, of what came from the source.
+        """Per layer group, over what came from the source: how far θ is from θ⁰, and where to.
 
-        A group that never trains has distance 0; one with nothing from the source has None.
+        ``drift`` ‖d‖₂ with d = θ − θ⁰, ``relative_drift`` ‖d‖₂/‖θ⁰‖₂, ``cosine`` of θ and θ⁰,
+        ``max_drift`` ‖d‖_∞. A group that never trains has distance 0 and cosine 1; one with
+        nothing from the source has None.
         """
         groups = LayerGroups.of(model, fresh=self.fresh) if groups is None else groups
         theta = dict(model.named_parameters())
-        rows = []
-        for group in groups:
-            known = [name for name in group.parameters if name not in self.fresh]
-            moved = [name for name in known if name in self.copies]
-            pairs = ((self._old(n, theta), self.anchor(n, theta[n])) for n in moved)
-            drift = _norm(now - then[: len(now)] if now.ndim else now - then for now, then in pairs)
-            size = _norm(self.copies.get(name, theta[name]) for name in known)
-            rows.append(
-                {
-                    "name": group.name,
-                    "drift": drift if known else None,
-                    "relative_drift": (drift / size if size else 0.0) if known else None,
-                }
-            )
-        return rows
+        return [
+            {"name": group.name, **_distance([self._pair(name, theta) for name in known])}
+            for group in groups
+            for known in [[name for name in group.parameters if name not in self.fresh]]
+        ]
+
+    def _pair(self, name: str, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(θ_n, θ⁰_n) of what came from the source; one tensor twice where it never trains."""
+        now = self._old(name, theta)
+        if name not in self.copies:
+            return now, now
+        then = self.anchor(name, now)
+        return now, then[: len(now)] if now.ndim else then
+
+
+def _distance(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float | None]:
+    if not pairs:
+        return dict.fromkeys(("drift", "relative_drift", "cosine", "max_drift"))
+    moved, most = 0.0, 0.0
+    for now, then in pairs:
+        if now is not then and now.numel():
+            d = now - then
+            moved, most = moved + _norm([d]) ** 2, max(most, float(d.abs().max()))
+    size, now_size = _norm(then for _, then in pairs), _norm(now for now, _ in pairs)
+    # 1 − cos = (‖d‖² − (‖θ‖ − ‖θ⁰‖)²)/(2‖θ‖‖θ⁰‖): exact also where it is tiny.
+    away = moved - (now_size - size) ** 2
+    both = 2 * now_size * size
+    return {
+        "drift": moved**0.5,
+        "relative_drift": moved**0.5 / size if size else 0.0,
+        "cosine": max(-1.0, min(1.0, 1 - away / both)) if moved and both else 1.0,
+        "max_drift": most,
+    }
 
 
 def unmarked(model: nn.Module) -> set[str]:
