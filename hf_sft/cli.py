@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from hf_sft import cli_rank
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _about_recipes(partial(_command, commands))
+    cli_rank.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
     return top
 

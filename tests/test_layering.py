@@ -10,6 +10,7 @@ import hf_sft
 ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
 errors table
+transferability
 component resources recipe_text
 layer_blocks
 layer_order
@@ -19,7 +20,8 @@ weight_space norm_statistics averaging
 tent
 penalties freezing
 embeddings rates
-source_function plan_follower pull
+source_function plan_follower pull features
+stored_features
 loss_scale run_record running_loss optimizer_setup
 rehearsal
 source_pass trainer_memory
@@ -37,7 +39,8 @@ report_page
 card
 hub
 run
-saved
+saved rank
+cli_rank
 cli
 __main__ __init__
 """  # a line may import the lines above it, and a folder its own files
@@ -46,6 +49,7 @@ HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", 
          "pydantic", "sklearn", "timm", "torch", "transformers", "yaml"}  # fmt: skip
 NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "errors": HEAVY,
+    "transferability": HEAVY - {"numpy"},
     "component": HEAVY - {"pydantic"},
     "layer_groups": {"transformers", "datasets"},
     "starting_point": {"transformers", "datasets"},
@@ -54,6 +58,7 @@ NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "tent": {"transformers", "datasets", "accelerate"},
     "penalties": {"transformers", "datasets", "accelerate"},
     "freezing": {"transformers", "datasets", "accelerate"},
+    "features": {"transformers", "datasets"},
     "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models",
                 "transformers"},
     "tasks": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models"},
@@ -115,9 +120,9 @@ def test_imports_point_down(path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_are_chosen():
-    for name in ("__init__.py", "__main__.py", "cli.py", "errors.py"):
+    for name in ("__init__.py", "__main__.py", "cli.py", "cli_rank.py", "errors.py"):
         names = set(imports(FILES[Path(name)], whole_file=False))
-        assert own(names) <= {"errors", "cli"}, name
+        assert own(names) <= {"errors", "cli", "cli_rank"}, name
         assert not {n.split(".")[0] for n in names} & HEAVY, name
 
 

@@ -1,0 +1,32 @@
+"""The command that comes before training: rank."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+Find = Callable[[str], Path]
+
+
+def add(command, find: Find) -> None:
+    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+    text = "order source models by their fit to the data; trains nothing"
+    rank = command("rank", partial(rank_models, find), text)
+    rank.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
+    rank.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+    rank.add_argument(
+        "--models", nargs="+", required=True, metavar="MODEL",
+        help="what model.name takes, or a whole model block: '{name: …, architecture: …}'",
+    )  # fmt: skip
+    rank.set_defaults(takes_overrides=True)
+
+
+def rank_models(find: Find, arguments: argparse.Namespace) -> None:
+    """Print every candidate's scores on the recipe's training rows."""
+    from hf_sft.rank import overrides_among, rank, show
+    from hf_sft.recipe import Recipe
+
+    models, late = overrides_among(arguments.models)
+    changes = [*arguments.overrides, *late]
+    recipe = Recipe.load(find(arguments.recipe), changes, opens=["data"])
+    print(show(rank(recipe, models)))
