@@ -23,6 +23,7 @@ from hf_sft.running_loss import RunningLoss
 from hf_sft.source_pass import SourcePass
 from hf_sft.starting_point import StartingPoint, unmarked
 from hf_sft.trainer_memory import Memory
+from hf_sft.watch import Watch
 
 log = logging.getLogger(__name__)
 REWEIGHTED = (
@@ -87,7 +88,7 @@ class TransferMixin:
         self.items_in_step: int | None = None
         self.running_loss = RunningLoss()
         self.learning_rates = tuple(learning_rates)
-        self.memory = Memory(self)
+        self.memory, self.watch = Memory(self), Watch(self)
         self.add_callback(RunRecord(self.starting_point.fingerprint))
         self.add_callback(self.memory)
         self.follow_plan()
@@ -202,6 +203,7 @@ class TransferMixin:
             if "gradients" in self.freeze.watches:
                 theta = dict(self.model.named_parameters())
                 self.follower.observe(Moment(self.progress, theta, scale))
+            self.watch.look(scale)
             self.pull.add_gradient_(scale)
         return loss
 
@@ -231,13 +233,10 @@ class TransferMixin:
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As Trainer's; beside the task ``loss``, ``penalty`` now and their sum ``objective``."""
+        """As Trainer's; beside the task ``loss``, what `Watch` has seen of the penalties."""
         if "loss" in logs:
             self.running_loss.check(self.state.global_step, self.args)
-        if "loss" in logs and (self.pull.weight_priors or self.pull.function_priors):
-            held = self.running_loss.held_mean(self.accelerator)
-            logs["penalty"] = self.penalty_value() + held
-            logs["objective"] = logs["loss"] + logs["penalty"]
+            logs |= self.watch.logged(logs["loss"])
         super().log(logs, *args, **kwargs)
 
 
