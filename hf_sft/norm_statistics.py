@@ -1,4 +1,8 @@
-"""Running mean and variance of batch norm, measured again on unlabelled data."""
+"""Running mean and variance of batch norm, measured again on unlabelled data.
+
+On data of another kind: Schneider et al. 2020, arXiv 2006.16971; Nado et al. 2020, arXiv
+2006.10963. For averaged weights: Izmailov et al. 2018, arXiv 1803.05407.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,28 +24,16 @@ def reestimate_statistics_(
     """Set μ and σ² of every batch norm to those of its inputs over all of ``batches``.
 
     μ = Σ_b n_b·μ_b / N and σ² = (Σ_b M_b + n_b·(μ_b − μ)²) / (N − 1), M_b the summed squares in a
-    batch around μ_b: exact for any batch sizes. While measuring, each of them normalises by its
-    batch, so batches should be mixed, not sorted by class. (Schneider et al. 2020, arXiv
-    2006.16971; Nado et al. 2020, arXiv 2006.10963; for averaged weights Izmailov et al. 2018.)
+    batch around μ_b: exact for any batch sizes. Meanwhile each normalises by its batch, so batches
+    should be mixed, not sorted by class. Nothing else moves: no other module leaves eval mode, all
+    modes are restored, and ``labels`` are not looked at.
 
-    Nothing else moves: no other module leaves eval mode, and all modes are restored.
-
-    Args:
-        model: called as ``model(**batch)`` without ``labels``.
-        batches: on any device; labels, if any, are not looked at.
-        only: names of the modules to measure; None means all that keep statistics.
-
-    Returns:
-        The names of the modules that were measured.
+    ``only``: names of the modules to measure, all by default; the names measured are returned.
 
     Raises:
         UserError: no batch, or no batch norm with statistics.
     """
-    norms = {
-        name: module
-        for name, module in statistical_norms(model).items()
-        if only is None or name in only
-    }
+    norms = {n: m for n, m in statistical_norms(model).items() if only is None or n in only}
     if not norms:
         raise UserError(f"{type(model).__name__} has no batch norm whose statistics could change.")
     moments = {name: _Moments() for name in norms}

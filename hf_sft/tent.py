@@ -1,6 +1,7 @@
 """TENT: a model adapts to unlabelled inputs by becoming surer of its own answers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,13 +24,8 @@ def tent_(
     arXiv 2006.10726). Batch norm normalises by its batch meanwhile; its statistics stay as they
     are, so measure them again afterwards (`reestimate_statistics_`). Where there is no batch norm,
     γ and β of layer norm and its kin move alone. Everything else, dropout included, stands still.
-
     Entropy has a trivial minimum, one class for everything: take few passes, a small rate and mixed
     batches.
-
-    Args:
-        model: gives ``.logits`` of shape (examples, classes).
-        batches: an iterable that can be gone through ``passes`` times.
 
     Returns:
         The mean entropy of every batch before its step, in nats.
@@ -37,25 +33,33 @@ def tent_(
     Raises:
         UserError: no norm layer with parameters, or no batch.
     """
-    affine = affine_parameters(model)
+    seen = []
+    with _training(model, affine_parameters(model)) as affine:
+        optimizer = torch.optim.Adam(affine, lr=learning_rate)
+        for _ in range(passes):
+            seen += [_step(model, batch, optimizer) for batch in batches]
+    if not seen:
+        raise UserError("no batch was given to adapt to.")
+    return seen
+
+
+@contextmanager
+def _training(model: nn.Module, affine: Mapping[str, nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Only ``affine`` requires a gradient, only batch norm is in training mode, until the end."""
     if not affine:
         raise UserError(f"{type(model).__name__} has no norm layer with parameters to adapt.")
     trained = {p: p.requires_grad for p in model.parameters()}
     for parameter in trained:
-        parameter.requires_grad_(any(parameter is other for other in affine.values()))
-    optimizer = torch.optim.Adam(affine.values(), lr=learning_rate)
-    seen = []
+        parameter.requires_grad_(False)
+    for parameter in affine.values():
+        parameter.requires_grad_(True)
     try:
         with normalising_by_batch(model, statistical_norms(model).values()):
-            for _ in range(passes):
-                seen += [_step(model, batch, optimizer) for batch in batches]
+            yield list(affine.values())
     finally:
-        optimizer.zero_grad()
         for parameter, wanted in trained.items():
             parameter.requires_grad_(wanted)
-    if not seen:
-        raise UserError("no batch was given to adapt to.")
-    return seen
+            parameter.grad = None
 
 
 def affine_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
