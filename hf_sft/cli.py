@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from hf_sft import cli_rank
+from hf_sft import cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _about_recipes(partial(_command, commands))
     cli_rank.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
+    cli_weights.add(partial(_command, commands))
     return top
 
 
