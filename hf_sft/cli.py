@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_rank
-from hf_sft import cli_weights
+from hf_sft import cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
