@@ -28,7 +28,7 @@ def divide_(
         factors = multipliers(rates, follower.groups) if rates else {}
 
         def apart(name: str) -> tuple:
-            return (name if by_name else None, by_origin and name in pull.start.fresh)
+            return (name if by_name else None, by_origin and pull.shortened(name))
 
         regroup_(optimizer, names, factors, apart)
     moving = None

@@ -40,8 +40,8 @@ class Pull:
     def take(self, model: nn.Module) -> None:
         """Act on this model from now on."""
         self.model = model
-        for rule in self.step_rules:
-            rule.attach(model, self.start)
+        for penalty in (*self.weight_priors, *self.step_rules):
+            penalty.attach(model, self.start)
 
     @property
     def weight_priors(self) -> tuple[WeightPrior, ...]:
@@ -67,6 +67,13 @@ class Pull:
     def scales_steps(self) -> bool:
         """Whether a prior shortens the optimizer's own step on what has an anchor."""
         return any(type(p).step_share is not WeightPrior.step_share for p in self.weight_priors)
+
+    def shortened(self, name: str) -> bool:
+        """Whether a prior shortens the optimizer's own step on this parameter."""
+        priors = [p for p in self.weight_priors if type(p).step_share is not WeightPrior.step_share]
+        return name not in self.start.fresh and any(
+            self.start.coefficients(p).get(name, 0.0) > 0 for p in priors
+        )
 
     def resolve(self, found: Optimization) -> None:
         """Turn half-lives and radii into λ."""
@@ -123,15 +130,17 @@ class Pull:
         self._rates_before = [group["lr"] for group in optimizer.param_groups]
         if self.scales_steps:
             share = math.prod(p.step_share(progress) for p in self.weight_priors)
-            anchored = {id(p) for name, p in theta.items() if name not in self.start.fresh}
+            shortened = {id(p) for name, p in theta.items() if self.shortened(name)}
             for group in optimizer.param_groups:
-                if all(id(p) in anchored for p in group["params"]):
+                if all(id(p) in shortened for p in group["params"]):
                     group["lr"] = group["lr"] * share
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._rates_before, strict=True):
             group["lr"] = rate
+        if _skipped(optimizer):
+            return
         theta, progress, rates = self.theta, self.progress(), self._rates(optimizer)
         for prior in self.weight_priors:
             if prior.apply == "proximal":
@@ -147,3 +156,12 @@ class Pull:
             for p in group["params"]
             if id(p) in names
         }
+
+
+def _skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer was called by a loss scaler only to leave the weights alone.
+
+    GradScaler (torch 2.14) calls those that can skip by themselves, telling them in ``found_inf``.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_sft.component import Component
 from hf_sft.errors import RecipeError
+from hf_sft.penalties.square import Square
 from hf_sft.penalties.strength import Optimization, from_alpha, from_half_life, from_radius
 from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
 from hf_sft.selection import Rule, first_match
@@ -18,6 +19,7 @@ from hf_sft.starting_point import StartingPoint
 
 Parameters = Mapping[str, Tensor]
 STRENGTHS = ("lambda_", "lambda", "alpha", "half_life", "radius")
+DECAY = Square()  # of what is new, under every prior
 
 
 class Penalty(Component):
@@ -39,7 +41,7 @@ class StrengthRule(Rule):
 
 
 class WeightPrior(Penalty):
-    """Ω(θ; θ⁰) = Σ_n c_n·ω(d_n) with d_n = θ_n − a_n: a_n = θ⁰_n, and 0 for what is new.
+    """Ω(θ; θ⁰) = Σ_n c_n·ω(θ_n − θ⁰_n) + head·‖θ_new‖².
 
     A method gives ω by three functions of d, of one shape with θ_n: ``density`` (the formula, the
     reference for the others), ``slope`` (its gradient) and ``shrink`` (its proximal map).
@@ -55,9 +57,13 @@ class WeightPrior(Penalty):
     same in other units. ``rules``, the first that fits wins, give parts of the model their own
     λ. ``head`` is the coefficient of parameters that are new; where a policy probes the head first
     (LP-FT), it is anchored at its probed value with λ from then on.
+
+    Attributes:
+        squared: ω is a square, so that alpha = 2λ, half-lives and radii have a meaning.
     """
 
     default_lambda: ClassVar[float] = 0.01
+    squared: ClassVar[bool] = True
     apply: Literal["gradient", "proximal"] = "gradient"
     lambda_: float | None = Field(None, alias="lambda", ge=0, allow_inf_nan=False)
     alpha: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -74,6 +80,8 @@ class WeightPrior(Penalty):
         given = [key for key in STRENGTHS if data.get(key) is not None]
         if len(given) > 1:
             raise ValueError(f"one strength is wanted, found {' and '.join(given)}")
+        if not cls.squared and set(given) & set(STRENGTHS[2:]):
+            raise ValueError(f"{given[0]} is a unit of squared distances; give lambda")
         return data if given else {**data, "lambda": cls.default_lambda}
 
     # ---- the formula ----
@@ -90,12 +98,21 @@ class WeightPrior(Penalty):
     def shrink(self, d: Tensor, k: float, weight: Tensor | None = None) -> Tensor:
         """argmin_x ½‖x − d‖² + k·ω(x); ``d`` may be overwritten."""
 
+    def attach(self, model: nn.Module, start: StartingPoint) -> None:
+        """Look at the model that will train; called when a training is set up."""
+
+    def prepare(self, model: nn.Module, start: StartingPoint, data: Any) -> None:
+        """Find out at θ⁰ what the formula needs to know of the data; called before the first step.
+
+        ``data``: a `hf_sft.prior_data.PriorData`.
+        """
+
     def metric(self, name: str, start: StartingPoint) -> Tensor | None:
         """Elementwise weights of ω for one parameter, of its shape; None for all ones."""
         return None
 
     def schedule(self, progress: float) -> float:
-        """Factor on every c_n at a share of training, 0..1."""
+        """Factor on every c_n of a parameter with an anchor, at a share of training, 0..1."""
         return 1.0
 
     def step_share(self, progress: float) -> float:
@@ -165,7 +182,7 @@ class WeightPrior(Penalty):
     def value(self, theta: Parameters, start: StartingPoint, progress: float = 0.0) -> Tensor:
         """Ω as a scalar tensor (); differentiable: the reference for the other two."""
         terms = [
-            t.c * self.density(difference(t.theta, t.anchor), self._weight(t, start))
+            t.c * self._form(t).density(difference(t.theta, t.anchor), self._weight(t, start))
             for t in self.terms(theta, start, progress)
         ]
         return torch.stack(terms).sum() if terms else torch.zeros(())
@@ -179,7 +196,7 @@ class WeightPrior(Penalty):
             if t.grad is None:
                 continue
             for p, a, g, w in chunks(t.theta, t.anchor, t.grad, self._weight(t, start)):
-                direction, factor = self.slope(fresh_difference(p, a), w)
+                direction, factor = self._form(t).slope(fresh_difference(p, a), w)
                 g.add_(direction, alpha=factor * t.c * scale)
 
     @torch.no_grad()
@@ -195,7 +212,7 @@ class WeightPrior(Penalty):
             if not rates.get(t.name) or t.grad is None:  # frozen by the policy, or no step taken
                 continue
             for p, a, w in chunks(t.theta, t.anchor, self._weight(t, start)):
-                kept = self.shrink(fresh_difference(p, a), rates[t.name] * t.c, w)
+                kept = self._form(t).shrink(fresh_difference(p, a), rates[t.name] * t.c, w)
                 p.copy_(kept if a is None else kept.add_(a))
 
     def terms(self, theta: Parameters, start: StartingPoint, progress: float) -> Iterator[Term]:
@@ -205,7 +222,8 @@ class WeightPrior(Penalty):
         for name, parameter in theta.items():
             if not parameter.requires_grad or name not in remembered:
                 continue
-            c, anchor = factor * known.get(name, 0.0), start.anchor(name, parameter)
+            c, anchor = known.get(name, 0.0), start.anchor(name, parameter)
+            c = c if anchor is None else c * factor
             if name in start.rows:
                 yield from self._grown(name, parameter, anchor, c, start.rows[name])
             elif 0 < c < math.inf:
@@ -223,6 +241,9 @@ class WeightPrior(Penalty):
     def pinned(self, start: StartingPoint) -> set[str]:
         """Parameters with c_n = ∞: frozen at θ⁰."""
         return {name for name, c in start.coefficients(self).items() if c == math.inf}
+
+    def _form(self, term: Term) -> "WeightPrior | Square":
+        return DECAY if term.anchor is None else self
 
     def _weight(self, term: Term, start: StartingPoint) -> Tensor | None:
         weight = self.metric(term.name, start) if term.anchor is not None else None

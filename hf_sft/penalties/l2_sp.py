@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from hf_sft.penalties.base import WeightPrior
+from hf_sft.penalties.square import Square
 
 
-class L2SP(WeightPrior):
+class L2SP(Square, WeightPrior):
     """Ω = λ·‖θ − θ⁰‖² over what came from the source + head·‖θ_new‖² over what is new.
 
     Li, Grandvalet, Davoine 2018, "Explicit inductive bias for transfer learning with convolutional
@@ -28,12 +27,3 @@ class L2SP(WeightPrior):
 }"""
 
     type: Literal["l2-sp"] = "l2-sp"
-
-    def density(self, d: Tensor, weight: Tensor | None = None) -> Tensor:
-        return (d.square() if weight is None else weight * d.square()).sum()
-
-    def slope(self, d: Tensor, weight: Tensor | None = None) -> tuple[Tensor, float]:
-        return d if weight is None else d.mul_(weight), 2.0
-
-    def shrink(self, d: Tensor, k: float, weight: Tensor | None = None) -> Tensor:
-        return d.div_(1 + 2 * k if weight is None else 1 + 2 * k * weight)
