@@ -3,80 +3,93 @@
 from typing import Any
 
 from hf_sft.errors import listing
+from hf_sft.outlook import Outlook
 from hf_sft.table import table as as_table
 from hf_sft.trainer import TransferTrainer
 
+MOST_LINES = 3  # of one group in the table
+WAITS = {
+    "gradients": "the task's gradient at every step",
+    "score": "the score of every evaluation",
+}
+HEADER = ["group", "parameters", "trains", "when", "λ", "learning rate", "norm"]
+
 
 def rows(trainer: TransferTrainer) -> list[dict[str, Any]]:
-    """Per layer group: parameters, how many train, λ, learning rate, mode of the norm layers."""
-    still = {id(module) for module in trainer.follower._still}
-    norms = {name: m for name, m in trainer.model.named_modules() if _is_norm(trainer, name)}
-    parameters = dict(trainer.model.named_parameters())
-    found = []
-    for group in trainer.layer_groups:
-        sizes = {name: parameters[name].numel() for name in group.parameters}
-        trains = sum(n for name, n in sizes.items() if parameters[name].requires_grad)
-        inside = [m for name, m in norms.items() if _owner(group, name)]
-        frozen = [id(module) in still for module in inside]
-        found.append(
-            {
-                "name": group.name,
-                "parameters": sum(sizes.values()),
-                "trainable": trains,
-                "lambda": _coefficient(trainer, group, parameters),
-                "learning_rate": trainer.args.learning_rate if trains else 0.0,
-                "norm": ("eval" if all(frozen) else "train") if inside else None,
-            }
-        )
-    return found
+    """What every layer group will do, over time; see `Outlook.rows`."""
+    return Outlook(trainer).rows()
 
 
 def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
     """The plan as text."""
     groups = rows(trainer)
-    cells = [
-        [
-            row["name"],
-            f"{row['parameters']:,}",
-            "all" if row["trainable"] == row["parameters"] else f"{row['trainable']:,}",
-            "-" if row["lambda"] is None else f"{row['lambda']:g}",
-            f"{row['learning_rate']:g}",
-            row["norm"] or "-",
-        ]
-        for row in groups
-    ]
+    cells = [line for row in groups for line in _lines(row)]
+    timeless = {line[3] for line in cells} <= {"always", "never"}
+    keep = [i for i in range(len(HEADER)) if not (timeless and i == HEADER.index("when"))]
     total, trains = (sum(row[key] for row in groups) for key in ("parameters", "trainable"))
+    pulls = [": ".join(filter(None, (p.type, p.formula))) for p in trainer.penalties]
     lines = [
         f"Source {source}",
         f"New    {listing(sorted(trainer.starting_point.fresh), 6) or 'nothing'}",
         "Data   " + ", ".join(f"{split} {count:,}" for split, count in splits.items()),
-        as_table(["group", "parameters", "trains", "λ", "learning rate", "norm"], cells),
+        *(f"Pull   {pull}" for pull in pulls),
+        as_table([HEADER[i] for i in keep], [[line[i] for i in keep] for line in cells]),
+        *waits(trainer),
         f"{trains:,} of {total:,} parameters train. Weights, gradients, optimizer and θ⁰: "
         f"{memory(trainer) / 2**20:,.0f} MiB, activations not counted.",
     ]
     return "\n".join(lines)
 
 
+def _lines(row: dict[str, Any]) -> list[list[str]]:
+    """A line for every phase in which the group trains; one where it never does, or too often."""
+    phases = [phase for phase in row["phases"] if phase["trainable"]]
+    whens = [f"{100 * phase['from']:.3g}–{100 * phase['to']:.3g} %" for phase in phases]
+    if not phases:
+        phases, whens = row["phases"][:1], ["never"]
+    elif len(phases) > MOST_LINES:
+        share = sum(phase["to"] - phase["from"] for phase in phases)
+        whens, phases = [f"{len(phases)} times, {100 * share:.3g} %"], phases[:1]
+    elif len(row["phases"]) == 1:
+        whens = ["always"]
+    every = row["parameters"]
+    lines = []
+    for number, (phase, when) in enumerate(zip(phases, whens, strict=True)):
+        count = phase["trainable"]
+        first = [row["name"], f"{every:,}"] if number == 0 else ["", ""]
+        trains = "all" if count == every else f"{count:,}"
+        rate = _range(phase, "learning_rate")
+        lines.append([*first, trains, when, _range(phase, "lambda"), rate, phase["norm"] or "-"])
+    return lines
+
+
+def _range(phase: dict[str, Any], key: str) -> str:
+    """A value, or where it starts and where it arrives."""
+    ends = [phase[key], phase.get(f"{key}_end", phase[key])]
+    shown = ["-" if value is None else f"{value:g}" for value in ends]
+    return " → ".join(dict.fromkeys(shown))
+
+
+def waits(trainer: TransferTrainer) -> list[str]:
+    """What a policy that follows signals waits for, as a line; none where time decides alone."""
+    seen = [WAITS[key] for key in sorted(trainer.freeze.watches)]
+    if not seen:
+        return []
+    return [
+        f"{trainer.freeze.type} also follows {' and '.join(seen)}: this is its plan before it has "
+        "seen any."
+    ]
+
+
 def memory(trainer: TransferTrainer) -> int:
-    """Bytes of weights, gradients, two Adam moments and θ⁰; activations are not in it."""
+    """Bytes of weights, gradients, two Adam moments, θ⁰ and a source that penalties call.
+
+    Activations are not in it.
+    """
     size = {n: p.numel() * p.element_size() for n, p in trainer.model.named_parameters()}
     trains = sum(size[name] for name in trainer.ever_trains)
     start = sum(size[name] for name in trainer.starting_point.copies) if trainer.penalties else 0
     moments = 2 if "adam" in str(trainer.args.optim) else 1
-    return sum(size.values()) + trains * (1 + moments) + start
-
-
-def _coefficient(trainer: TransferTrainer, group: Any, parameters: dict) -> float | None:
-    """The group's λ where something of it trains and is pulled; None where nothing is."""
-    if not trainer.pull.weight_priors:
-        return None
-    names = [name for name in group.parameters if parameters[name].requires_grad]
-    return max((trainer.pull.strength(name) for name in names), default=None)
-
-
-def _is_norm(trainer: TransferTrainer, name: str) -> bool:
-    return name in trainer.layer_groups.norm_modules
-
-
-def _owner(group: Any, module: str) -> bool:
-    return any(name.rpartition(".")[0] == module for name in (*group.parameters, *group.buffers))
+    source = trainer.source_pass.function
+    beside = sum(p.numel() * p.element_size() for p in source.model.parameters()) if source else 0
+    return sum(size.values()) + trains * (1 + moments) + start + beside

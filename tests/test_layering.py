@@ -15,15 +15,15 @@ component resources recipe_text
 layer_blocks
 layer_order
 layer_groups
-starting_point selection
+starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
 penalties freezing
-embeddings rates
-source_function plan_follower pull features
+rates
+source_function plan_follower pull features geometry
 stored_features
-loss_scale run_record running_loss optimizer_setup
-rehearsal
+loss_scale run_record running_loss optimizer_setup watch fisher fisher_cache
+rehearsal prior_data
 source_pass trainer_memory
 trainer
 table_files
@@ -32,8 +32,8 @@ pretrained
 weight_files
 models training_keys
 recipe
-drift model_folder output_folder plan processes data_identity
-training_arguments
+drift model_folder output_folder outlook processes data_identity charts
+training_arguments plan
 report
 report_page
 card
