@@ -1,5 +1,6 @@
 """adapt: a run's model made at home among unlabelled inputs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def adapt(
     """
     if method not in METHODS:
         raise UserError(f"--method: {method!r} is not known. Choices: {', '.join(METHODS)}.")
-    if not given.exists():
+    if not os.path.exists(given):
         raise DataError(f"'{given}' does not exist; give a file or a folder.")
     with derived.whole_folder(output) as folder:
         facts = derived.facts(run)

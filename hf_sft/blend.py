@@ -38,22 +38,13 @@ def blend(
     retain: float | None = None,
     statistics: str = "measured",
 ) -> str:
-    """Walk from the source to the run, choose α, and leave the blended model in ``output``.
+    """Walk from the source to the run, choose α, leave the model in ``output``; the path as text.
 
-    The path is measured on rows held out from training, never on test; test is measured once, for
-    the chosen α. With neither ``alpha`` nor ``retain``, the best target is chosen.
-
-    Args:
-        run: a finished run.
-        output: a folder that does not exist yet.
-        method: ``wise-ft``, or ``lines`` with β = 1 − α.
-        alpha: take this share instead of choosing one.
-        retain: choose among the shares that keep at least this much of the source's function.
-        statistics: those of batch norm: ``measured`` again on training rows, which serves the
-            target, or ``interpolated`` like the weights, which keeps more of the source.
-
-    Returns:
-        The path as a table, and what was chosen.
+    The path is measured on rows held out from training, never on test, which is measured once, for
+    the chosen α: ``alpha``; else the best target among the shares that keep at least ``retain`` of
+    the source's function; else the best target. ``lines`` takes β = 1 − α. Batch-norm statistics
+    are ``measured`` again on training rows, which serves the target, or ``interpolated`` like the
+    weights, which keeps more of the source.
 
     Raises:
         UserError: anything the user can put right; nothing has been written then.

@@ -25,7 +25,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
     Raises:
         RecipeError: ``output`` is a file, holds something, or cannot be made.
     """
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if os.path.exists(output) and not (os.path.isdir(output) and not os.listdir(output)):
         raise RecipeError(f"--output: '{output}' exists. Name a new folder, or remove it.")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     with output_folder.nothing_left(output.parent):

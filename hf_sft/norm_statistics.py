@@ -37,17 +37,11 @@ def reestimate_statistics_(
     if not norms:
         raise UserError(f"{type(model).__name__} has no batch norm whose statistics could change.")
     moments = {name: _Moments() for name in norms}
-    count = 0
     with normalising_by_batch(model, norms.values()), _watched(norms, moments):
-        for count, batch in enumerate(batches, 1):  # noqa: B007 (read after the loop)
+        for batch in batches:
             model(**inputs_of(model, batch))
-    if count == 0:
-        raise UserError("no batch was given to measure the statistics of batch norm on.")
     for name, module in norms.items():
-        module.running_mean.copy_(moments[name].mean)
-        module.running_var.copy_(moments[name].variance)
-        if module.num_batches_tracked is not None:
-            module.num_batches_tracked.fill_(count)
+        moments[name].write_(module)
     return list(norms)
 
 
@@ -90,7 +84,8 @@ class _Moments:
     """Count, mean and summed squares around it, per channel; Chan et al. 1979 for merging."""
 
     def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.batches = 0, 0
+        self.mean, self.squares = torch.zeros(()), torch.zeros(())
 
     def add(self, x: Tensor) -> None:
         """x: (examples, channels, ...)."""
@@ -101,11 +96,15 @@ class _Moments:
         shift, total = mean - self.mean, self.count + n
         self.squares = self.squares + n * variance + shift.square() * (self.count * n / total)
         self.mean = self.mean + shift * (n / total)
-        self.count = total
+        self.count, self.batches = total, self.batches + 1
 
-    @property
-    def variance(self) -> Tensor:
-        return self.squares / max(self.count - 1, 1)
+    def write_(self, module: nn.Module) -> None:
+        if not self.batches:
+            raise UserError("no batch was given to measure the statistics of batch norm on.")
+        module.running_mean.copy_(self.mean)
+        module.running_var.copy_(self.squares / max(self.count - 1, 1))
+        if module.num_batches_tracked is not None:
+            module.num_batches_tracked.fill_(self.batches)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from hf_sft.models import LoadedModel, load_model
 from hf_sft.norm_statistics import reestimate_statistics_, statistical_norms
 from hf_sft.recipe import Recipe
 from hf_sft.starting_point import StartingPoint
+from hf_sft.weight_space import copied
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Origin:
         start = StartingPoint.of(loaded.model, fresh=loaded.fresh, trains=[])
         _refuse_other_source(start.fingerprint, facts)
         origin = cls(run, recipe, facts, model, processor, loaded, data, held_out)
-        origin.given.append({n: t.cpu().clone() for n, t in model.state_dict().items()})
+        origin.given.append(copied(model.state_dict()))
         return origin
 
     @property

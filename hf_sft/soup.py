@@ -1,6 +1,7 @@
 """soup: the average of runs that were tuned from one source."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hf_sft import derived, saved
 from hf_sft.errors import SourceError, UserError
 from hf_sft.origin import Origin
 from hf_sft.table import table
-from hf_sft.weight_space import Tasting, greedy_soup, uniform_soup
+from hf_sft.weight_space import Tasting, copied, greedy_soup, uniform_soup
 
 METHODS = ("uniform", "greedy")
 
@@ -60,7 +61,7 @@ def _weights(origin: Origin, run: Path) -> dict[str, Tensor]:
             f"soup: '{run}' has another {', another '.join(differs)} than '{origin.run}'. A soup "
             "takes runs of one source on one data set; leave it out."
         )
-    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return copied(model.state_dict())
 
 
 def _fingerprint(facts: Mapping[str, Any]) -> str:
@@ -97,20 +98,17 @@ def _finish(
         "row_count": len(rows.rows),
         "rows_unseen": rows.unseen,
         "retention": origin.retention(),
-        "runs": [
-            {
-                "name": runs[t.index].resolve().name,
-                "alone": t.alone,
-                "together": t.together,
-                "kept": t.kept,
-                "test": derived.facts(runs[t.index])["metrics"].get("test", {}).get(origin.metric),
-            }
-            for t in tastings
-        ],
+        "runs": [_offered(runs[tasting.index], tasting, origin.metric) for tasting in tastings],
         "statistics_measured_again": len(measured_again),
         "how": f"The average of the weights of {kept} runs fine-tuned from one source "
         f"({method} soup, {len(runs)} runs offered).",
     }
+
+
+def _offered(run: Path, tasting: Tasting, metric: str) -> dict[str, Any]:
+    scores = {key: value for key, value in asdict(tasting).items() if key != "index"}
+    test = derived.facts(run)["metrics"].get("test", {}).get(metric)
+    return {"name": run.resolve().name, **scores, "test": test}
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -105,6 +105,14 @@ def greedy_soup(
     return uniform_soup([states[i] for i in kept]), tastings
 
 
+def copied(state: State) -> dict[str, Tensor]:
+    """A copy on the CPU in which tied weights are still one tensor."""
+    found: dict[str, Tensor] = {}
+    for name, first in _first_names(state).items():
+        found[name] = found[first] if first != name else state[name].detach().cpu().clone()
+    return found
+
+
 def _between(
     source: State, tuned: State, share: Callable[[str], float], fresh: Collection[str]
 ) -> dict[str, Tensor]:

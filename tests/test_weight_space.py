@@ -9,7 +9,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_sft.errors import SourceError, UserError
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.weight_space import greedy_soup, lines, uniform_soup, wise_ft
+from hf_sft.weight_space import copied, greedy_soup, lines, uniform_soup, wise_ft
 
 HEADS = {
     "bert": {"classifier.weight", "classifier.bias"},
@@ -159,9 +159,12 @@ def test_a_tied_weight_is_one_weight():
     groups = LayerGroups.of(models[0])
     made = (wise_ft(source, tuned, 0.5), lines(source, tuned, groups, 0.2, 0.8),
             uniform_soup([source, tuned]))  # fmt: skip
-    for state in made:
+    for state in (*made, copied(tuned)):
         assert all(state[name] is state["shared.weight"] for name in tied)
         models[0].load_state_dict(state)
+    twin = copied(tuned)
+    assert tiny.different(twin, dict(tuned)) == []
+    assert twin["shared.weight"].data_ptr() != tuned["shared.weight"].data_ptr()
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.01, float("nan")])
