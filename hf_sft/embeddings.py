@@ -1,6 +1,8 @@
 """What a forward pass shows besides its output: pooled embeddings and maps of inner layers."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from hf_sft.layer_groups import LayerGroups
 class Taps:
     """Keeps what passes the chosen places of a model in its last forward pass, gradients included.
 
+    A deep copy of the model is not watched; neither is what gradient checkpointing computes again.
+
     Attributes:
         outputs: the model's own output; set by who calls the model.
         maps: module name -> its output, for the ``layers`` asked for.
@@ -22,39 +26,66 @@ class Taps:
         self.outputs: Any = None
         self.maps: dict[str, Tensor] = {}
         self._hidden: Any = None
-        self._hooks = []
+        self._open, self._paused = False, False
+        self._hooks = [model.register_forward_pre_hook(self._begin(model))]
         if embeddings:
             self._watch_embeddings(model)
         for name in layers:
-            self._hooks.append(model.get_submodule(name).register_forward_hook(self._keep(name)))
+            self._watch(model.get_submodule(name), lambda found, name=name: self._keep(name, found))
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Take the hooks away, and let go of what was seen."""
         for hook in self._hooks:
             hook.remove()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was seen; the next call of the model is watched again."""
+        self.outputs, self._hidden, self.maps, self._open = None, None, {}, False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Forward passes inside the block leave what was seen as it is."""
+        before, self._paused, self._open = self._open, True, False
+        try:
+            yield
+        finally:
+            self._open, self._paused = before, False
 
     def embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
         """(examples, dim): hidden states averaged over real positions, or pooled features."""
         return pool(self._hidden, inputs.get("attention_mask"))
 
-    def _watch_embeddings(self, model: nn.Module) -> None:
-        if (timm := getattr(model, "timm_model", None)) is not None:
-            head = timm.get_classifier()
-            self._hooks.append(head.register_forward_pre_hook(self._keep_input))
-        else:
-            self._hooks.append(body(model).register_forward_hook(self._keep_hidden))
-
-    def _keep_input(self, module: nn.Module, inputs: tuple) -> None:
-        self._hidden = inputs[0]
-
-    def _keep_hidden(self, module: nn.Module, inputs: tuple, output: Any) -> None:
-        self._hidden = hidden_states(output)
-
-    def _keep(self, name: str):
-        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-            self.maps[name] = output[0] if isinstance(output, tuple) else output
+    def _begin(self, model: nn.Module):
+        def hook(module: nn.Module, *_: Any) -> None:
+            if module is model:
+                self._open = not self._paused
 
         return hook
+
+    def _watch_embeddings(self, model: nn.Module) -> None:
+        if (timm := getattr(model, "timm_model", None)) is not None:
+            self._watch(timm.get_classifier(), self._keep_hidden, entering=True)
+        else:
+            self._watch(body(model), lambda found: self._keep_hidden(hidden_states(found)))
+
+    def _watch(self, watched: nn.Module, keep: Callable[[Any], None], entering: bool = False):
+        """Let ``keep`` see what leaves a module, or enters it."""
+
+        def hook(module: nn.Module, inputs: tuple, *output: Any) -> None:
+            if self._open and module is watched:
+                keep(inputs[0] if entering else output[0])
+
+        register = watched.register_forward_pre_hook if entering else watched.register_forward_hook
+        self._hooks.append(register(hook))
+
+    def _keep_hidden(self, hidden: Tensor) -> None:
+        self._hidden = hidden
+
+    def _keep(self, name: str, output: Any) -> None:
+        found = output[0] if isinstance(output, tuple) else output
+        if torch.is_tensor(found):
+            self.maps[name] = found
 
 
 def body(model: nn.Module) -> nn.Module:
@@ -95,27 +126,38 @@ def pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or mask.shape != hidden.shape[:2]:
         return hidden.mean(1)
     share = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * share).sum(1) / share.sum(1)
-
-
-def module_of(names: Sequence[str], model: nn.Module) -> str:
-    """The innermost module that holds all parameters of these names."""
-    modules = {name for name, _ in model.named_modules()}
-    split = [name.split(".")[:-1] for name in names]
-    common: list[str] = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1 or ".".join([*common, parts[0]]) not in modules:
-            break
-        common.append(parts[0])
-    return ".".join(common)
+    return (hidden * share).sum(1) / share.sum(1).clamp(min=1)
 
 
 def block_modules(model: nn.Module, groups: LayerGroups, most: int = 4) -> list[str]:
     """Modules of up to ``most`` blocks, evenly spaced, the last one among them."""
-    found = [module_of(block.parameters, model) for block in groups.blocks]
+    modules = dict(model.named_modules())
+    found = [
+        block.name if block.name in modules else main_module(block.parameters, modules)
+        for block in groups.blocks
+    ]
     found = [name for name in dict.fromkeys(found) if name]
     step = len(found) / min(most, len(found)) if found else 1
     return [found[round((i + 1) * step) - 1] for i in range(min(most, len(found)))]
+
+
+def main_module(names: Sequence[str], modules: Mapping[str, nn.Module]) -> str:
+    """The innermost module with a forward pass that holds at least 60 % of these parameters.
+
+    Not all: the final norm is counted with the last block.
+    """
+    inside, found = "", ""
+    while True:
+        below = Counter(
+            ".".join(name.split(".")[: inside.count(".") + 2 if inside else 1])
+            for name in names
+            if not inside or name.startswith(f"{inside}.")
+        )
+        inside, count = below.most_common(1)[0]
+        if inside not in modules or count < 0.6 * len(names):
+            return found
+        if not isinstance(modules[inside], nn.ModuleList | nn.ModuleDict):
+            found = inside
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 
+Counts = dict[str, int]  # by what is counted: "item", "example"
+
 
 def honours_item_count(trainer: Any, compute_loss: Callable[..., Any]) -> bool:
     """Whether the loss halves when ``num_items_in_batch`` doubles, on two rows of the train set.
@@ -69,13 +71,19 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
     return int((labels != ignored).sum())
 
 
-def count_step(trainer: Any, batches: list) -> int:
-    """The items of all micro-batches of a step, over all processes."""
-    items = sum(count_items(trainer, batch) for batch in batches)
+def count(trainer: Any, batch: Mapping[str, Any]) -> Counts:
+    """How many items and how many examples a batch has."""
+    return {"item": count_items(trainer, batch), "example": find_batch_size(batch) or 0}
+
+
+def count_step(trainer: Any, batches: list) -> Counts:
+    """What all micro-batches of a step have, over all processes."""
+    found = [count(trainer, batch) for batch in batches]
+    sums = {unit: sum(one[unit] for one in found) for unit in ("item", "example")}
     if trainer.args.world_size == 1:
-        return items
-    total = torch.tensor([items], device=trainer.args.device)
-    return int(trainer.accelerator.gather(total).sum())
+        return sums
+    total = torch.tensor([list(sums.values())], device=trainer.args.device)
+    return dict(zip(sums, trainer.accelerator.gather(total).sum(0).tolist(), strict=True))
 
 
 def divisor(trainer: Any, num_items: Any) -> int:
@@ -86,15 +94,18 @@ def divisor(trainer: Any, num_items: Any) -> int:
     return trainer.current_gradient_accumulation_steps
 
 
-def share_of_step(trainer: Any, batch: Mapping[str, Any], num_items: Any) -> float:
-    """The factor on a mean over one micro-batch, so that the step has the mean over all its items.
+def shares_of_step(trainer: Any, batch: Mapping[str, Any], num_items: Any) -> dict[str, float]:
+    """The factor on a mean over one micro-batch, so that the step has the mean over all it has.
 
-    n_k·P/N before DDP's mean over P processes, times what Trainer will divide the loss by.
+    n_k·P/N before DDP's mean over P processes, times what Trainer will divide the loss by; for
+    means over items and over examples.
     """
-    items = count_items(trainer, batch) if trainer.items_in_step else 0
-    if not items:
-        return 1.0
-    return items * divisor(trainer, num_items) * trainer.args.world_size / trainer.items_in_step
+    here = count(trainer, batch) if trainer.items_in_step else {"item": 0, "example": 0}
+    factor = divisor(trainer, num_items) * trainer.args.world_size
+    return {
+        unit: here[unit] * factor / trainer.items_in_step[unit] if here[unit] else 1.0
+        for unit in here
+    }
 
 
 @contextmanager

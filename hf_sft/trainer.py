@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.loss_scale import count_step, divisor, honours_item_count, share_of_step
+from hf_sft.loss_scale import Counts, count_step, divisor, honours_item_count, shares_of_step
 from hf_sft.optimizer_setup import divide_, expect_unused, refuse_sharding, settle_strengths
 from hf_sft.penalties.base import Penalty
 from hf_sft.plan_follower import PlanFollower
@@ -85,7 +85,7 @@ class TransferMixin:
         settle_strengths(self)
         self.source_pass = SourcePass(self.pull, self.model, self.layer_groups, source)
         self.rescales_loss = False
-        self.items_in_step: int | None = None
+        self.items_in_step: Counts | None = None
         self.running_loss = RunningLoss()
         self.learning_rates = tuple(learning_rates)
         self.memory, self.watch = Memory(self), Watch(self)
@@ -188,7 +188,7 @@ class TransferMixin:
         """As Trainer's; counts the labelled items of the whole step for `compute_loss`."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         parts = len(batches) * self.args.world_size
-        weighs = self.rescales_loss or self.pull.function_priors
+        weighs = self.rescales_loss or self.source_pass.priors
         self.items_in_step = count_step(self, batches) if weighs and parts > 1 else None
         return batches, items
 
@@ -222,12 +222,12 @@ class TransferMixin:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         self.follower.hold()  # Trainer has just called model.train()
         batch = dict(inputs)  # a label smoother takes the labels out
-        share = share_of_step(self, batch, kwargs.get("num_items_in_batch"))
+        shares = shares_of_step(self, batch, kwargs.get("num_items_in_batch"))
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if self.rescales_loss and share != 1.0:
-            loss = loss * share
-        if self.pull.function_priors:
-            held = self.source_pass.loss(batch, outputs) * share
+        if self.rescales_loss and shares["item"] != 1.0:
+            loss = loss * shares["item"]
+        if self.source_pass.priors:
+            held = self.source_pass.loss(batch, outputs, shares)
             self.running_loss.hold(held)
             loss = loss + held
         return (loss, outputs) if return_outputs else loss

@@ -2,9 +2,27 @@
 
 from hf_sft.penalties.ball import Ball
 from hf_sft.penalties.base import Penalty, WeightPrior
+from hf_sft.penalties.delta import DELTA
 from hf_sft.penalties.function_prior import FunctionPrior
 from hf_sft.penalties.l2_sp import L2SP
+from hf_sft.penalties.lwf import LwF
+from hf_sft.penalties.mixout import Mixout
+from hf_sft.penalties.r3f import R3F
 from hf_sft.penalties.similarity import Similarity
+from hf_sft.penalties.spd import SPD
 from hf_sft.penalties.step_rule import StepRule
 
-__all__ = ["Ball", "FunctionPrior", "L2SP", "Penalty", "Similarity", "StepRule", "WeightPrior"]
+__all__ = [
+    "Ball",
+    "DELTA",
+    "FunctionPrior",
+    "L2SP",
+    "LwF",
+    "Mixout",
+    "Penalty",
+    "R3F",
+    "SPD",
+    "Similarity",
+    "StepRule",
+    "WeightPrior",
+]

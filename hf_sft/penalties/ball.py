@@ -15,17 +15,25 @@ class Ball(StepRule):
     """‖θ_n − θ⁰_n‖₂ ≤ r·‖θ⁰_n‖₂ for every tensor: after each step θ ← θ⁰ + min(1, r‖θ⁰‖/‖d‖)·d.
 
     The projection on a ball, d = θ̂ − θ⁰: the proximal map of its indicator function. ``radius`` is
-    relative to the tensor's own size, so that one number serves all layers; ``absolute: true``
-    takes it as it is. New parameters are free. Fixed radii; TPGM and FTP (Tian et al. 2023, arXiv
-    2303.10720, 2310.19182) learn them. Cost: one norm per tensor and step; state: θ⁰.
+    relative to the tensor's own size, so that one number serves all layers (a tensor that is zero
+    in the source stays zero); ``absolute: true`` takes it as it is. New parameters are free.
+    Default 0.05, no paper's. The radii are fixed; TPGM and FTP (Tian et al. 2023, arXiv 2303.10720,
+    2310.19182) learn them, so that their published gains are not this method's.
+    Cost: two norms per tensor and step; state: θ⁰.
     """
 
     formula: ClassVar[str] = "‖θ_n − θ⁰_n‖ ≤ radius·‖θ⁰_n‖"
+    citation: ClassVar[str] = """@inproceedings{tian2023trainable,
+  title     = {Trainable Projected Gradient Method for Robust Fine-tuning},
+  author    = {Tian, Junjiao and Dai, Xiaoliang and Ma, Chih-Yao and He, Zecheng and Liu, Yen-Cheng
+               and Kira, Zsolt},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2023}, note = {arXiv:2303.10720}
+}"""
     type: Literal["ball"] = "ball"
     radius: float = Field(0.05, gt=0, allow_inf_nan=False)
     absolute: bool = False
 
-    @torch.no_grad()
     def after_step_(
         self,
         theta: Parameters,
@@ -34,13 +42,9 @@ class Ball(StepRule):
         rates: Mapping[str, float],
         progress: float,
     ) -> None:
-        for name, parameter in theta.items():
-            if name not in start.copies or not parameter.requires_grad:
-                continue
-            rows = start.rows.get(name)
-            now, anchor = parameter[:rows] if rows else parameter, start.anchor(name, parameter)
-            anchor = anchor[:rows] if rows else anchor
-            size = 1.0 if self.absolute else float(torch.linalg.vector_norm(anchor))
-            length = float(torch.linalg.vector_norm(now - anchor))
-            if length > self.radius * size:
-                now.copy_(anchor + (now - anchor) * (self.radius * size / length))
+        for _, now, anchor in self.anchored(theta, start):
+            d, size = now - anchor, torch.linalg.vector_norm(anchor)
+            limit = self.radius * (torch.ones_like(size) if self.absolute else size)
+            length = torch.linalg.vector_norm(d)
+            inside = anchor + d * (limit / length)
+            now.copy_(torch.where(length > limit, inside, now))

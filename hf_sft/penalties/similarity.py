@@ -15,9 +15,11 @@ class Similarity(FunctionPrior):
 
     e are the L2-normalised embeddings (batch, dim) under θ: hidden states averaged over real
     positions, a CNN's pooled features; e⁰ those under θ⁰. Needs no head, and leaves every rotation
-    of the embedding space free. After similarity-preserving distillation (Tung and Mori 2019, ICCV,
-    arXiv 1907.09682) and relational distillation (Park et al. 2019, CVPR, arXiv 1904.05068), which
-    distil a teacher; here the teacher is the source.
+    of the embedding space free. The pairs are those inside a micro-batch of one process: cutting a
+    step into smaller ones leaves fewer pairs, each counting more, so that this prior alone is not
+    the same for any accumulation. After similarity-preserving distillation (Tung and Mori 2019,
+    ICCV, arXiv 1907.09682) and relational distillation (Park et al. 2019, CVPR, arXiv 1904.05068),
+    which distil a teacher; here the teacher is the source.
     Cost: none beyond the batch's Gram matrix where the inputs recur (e⁰ is then remembered after
     one pass over the data), else one forward pass of the source per step; memory: the source.
     Default w = 10. Published gains are of distillation: not comparable.
@@ -31,6 +33,7 @@ class Similarity(FunctionPrior):
   year      = {2019}, note = {arXiv:1907.09682}
 }"""
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+    per: ClassVar[Literal["item", "example"]] = "example"
 
     type: Literal["similarity"] = "similarity"
     weight: float = Field(10.0, ge=0, allow_inf_nan=False)

@@ -1,19 +1,23 @@
 """StepRule: a penalty that acts around the optimizer's step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hf_sft.penalties.base import Parameters, Penalty
 from hf_sft.starting_point import StartingPoint
 
 
 class StepRule(Penalty):
-    """What is done to the weights around the optimizer's step, or to the forward pass."""
+    """What is done to the weights around the optimizer's step, or to the forward pass.
+
+    A step that a loss scaler skips is followed by no rule. `before_step` and `after_step_` run
+    without autograd.
+    """
 
     def attach(self, model: nn.Module, start: StartingPoint) -> None:
-        """Change how the model computes; called once, before training."""
+        """Change how the model computes; called once for every model, before training."""
 
     def before_step(self, theta: Parameters, start: StartingPoint, progress: float) -> Any:
         """What `after_step_` needs to know of the weights and gradients before the step."""
@@ -28,3 +32,14 @@ class StepRule(Penalty):
         progress: float,
     ) -> None:
         """Correct the weights in place; ``rates``: the learning rate each one was moved with."""
+
+    def anchored(
+        self, theta: Parameters, start: StartingPoint
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, θ, θ⁰) of what trains now and came from the source; its old rows where it grew."""
+        for name, parameter in theta.items():
+            if name in start.copies and parameter.requires_grad:
+                rows, anchor = start.rows.get(name), start.anchor(name, parameter)
+                yield (name, parameter, anchor) if rows is None else (
+                    name, parameter[:rows], anchor[:rows]
+                )  # fmt: skip
