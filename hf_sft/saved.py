@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 import transformers
+from datasets import DatasetDict
 from torch.utils.data import DataLoader
 
 from hf_sft import output_folder
@@ -56,12 +57,7 @@ def evaluate(run: Path) -> str:
     """
     recipe, model, processor = load(run, opens=["data"])
     data, names = load_data(recipe), label_names(model)
-    found = data["train"].features[recipe.task.label].names
-    if found != names:
-        raise DataError(
-            f"data: the classes are now {listing(found)}; the model was trained for "
-            f"{listing(names)}. Restore the data, or train anew."
-        )
+    refuse_other_classes(recipe, data, names)
     rows = []
     for split in ("validation", "test"):
         if split in data:
@@ -69,6 +65,20 @@ def evaluate(run: Path) -> str:
             metrics = measure(recipe, model, processor, encoded, names)
             rows.append([split, *(f"{metrics[key]:.4f}" for key in METRICS)])
     return table(["split", *METRICS], rows)
+
+
+def refuse_other_classes(recipe: Recipe, data: DatasetDict, names: list[str]) -> None:
+    """The data must have the classes of the model, in the same order.
+
+    Raises:
+        DataError: it has others.
+    """
+    found = data["train"].features[recipe.task.label].names
+    if found != names:
+        raise DataError(
+            f"data: the classes are now {listing(found)}; the model was trained for "
+            f"{listing(names)}. Restore the data, or train anew."
+        )
 
 
 def measure(
