@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from hf_sft import geometry
 from hf_sft.layer_groups import LayerGroup, LayerGroups
+from hf_sft.penalties.answers import without_labels
 from hf_sft.penalties.similarity import cosines
-from hf_sft.source_function import without_labels
 
 EXAMPLES = 256
 
@@ -66,7 +66,7 @@ def _look(
     try:
         for batch in batches:
             batch = {k: v.to(model.device) for k, v in batch.items() if torch.is_tensor(v)}
-            inputs = without_labels(batch)
+            inputs = without_labels(batch, model)
             outputs = model(**inputs)
             shown = outputs.logits if has_head else views.taps.embeddings(inputs)
             found.append(_items(shown, inputs.get("attention_mask")).float().cpu())
