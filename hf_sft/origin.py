@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hf_sft import derived, drift, saved
-from hf_sft.errors import DataError, SourceError, listing
+from hf_sft.errors import DataError, SourceError
 from hf_sft.held_out import HeldOut, load_rows
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.norm_statistics import reestimate_statistics_, statistical_norms
@@ -58,7 +58,8 @@ class Origin:
         recipe, model, processor = saved.load(run, opens=["data", "model"])
         data, held_out = load_rows(recipe)
         names = saved.label_names(model)
-        _refuse_other_data(recipe, data, names, facts)
+        saved.refuse_other_classes(recipe, data, names)
+        _refuse_other_rows(data, facts)
         loaded = load_model(recipe.model, recipe.task, names, recipe.locate)
         start = StartingPoint.of(loaded.model, fresh=loaded.fresh, trains=[])
         _refuse_other_source(start.fingerprint, facts)
@@ -153,13 +154,7 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(first[name].cpu(), second[name]) for name in second)
 
 
-def _refuse_other_data(recipe: Recipe, data: DatasetDict, names: list[str], facts: dict) -> None:
-    found = data["train"].features[recipe.task.label].names
-    if found != names:
-        raise DataError(
-            f"data: the classes are now {listing(found)}; the model was trained for "
-            f"{listing(names)}. Restore the data, or train anew."
-        )
+def _refuse_other_rows(data: DatasetDict, facts: dict) -> None:
     for name, count in facts.get("splits", {}).items():
         if len(data.get(name, ())) != count:
             raise DataError(
