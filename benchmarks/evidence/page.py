@@ -1,0 +1,97 @@
+"""docs/evidence.md and its pictures, from the ledger and from what was read in it (reading/)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import closed_form
+import figures
+from arms import SELECTION_SEED
+from ledger import Ledger
+from summary import Row, paired, rows, spelled, spread
+
+READING = Path(__file__).with_name("reading")
+BASE = "full fine-tuning"
+
+
+def write(experiments: list[Any], ledger: Ledger, folder: Path) -> None:
+    """Everything anew; an experiment without a line is named as missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_read("intro"), _costs(experiments, ledger), _theory(folder)]
+    parts += [section(experiment, ledger, folder) for experiment in experiments]
+    parts.append(_read("missing"))
+    (folder / "evidence.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def section(experiment: Any, ledger: Ledger, folder: Path) -> str:
+    """Heading, what was done, picture, table, reading."""
+    found = rows(experiment, ledger)
+    title = f"## {experiment.title}"
+    if not found:
+        return f"{title}\n\nNothing has been measured yet."
+    picture = f"evidence_{experiment.name}.svg"
+    figures.pareto(found, (experiment.retained, "accuracy on the target, %"), folder / picture)
+    image = f"![{experiment.title}: accuracy against what is left of the source]({picture})"
+    return "\n\n".join(
+        [
+            title,
+            experiment.setting,
+            image,
+            table(found, experiment.retained),
+            _read(experiment.name),
+        ]
+    )
+
+
+def table(found: list[Row], retained: str) -> str:
+    """One line per arm, Δ paired by seed against full fine-tuning."""
+    base = next((row for row in found if row.arm == BASE), None)
+    lines = [
+        f"| arm | chosen | seeds | accuracy | Δ accuracy | {retained} | Δ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        cells = [row.arm, spelled(row.choice), str(len(row.accuracy)), spread(row.accuracy)]
+        cells += [_difference(row.accuracy, base and base.accuracy), spread(row.retention)]
+        cells += [_difference(row.retention, base and base.retention)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _difference(values: dict[int, float], base: dict[int, float] | None) -> str:
+    return "–" if base is None else paired(values, base)
+
+
+def _costs(experiments: list[Any], ledger: Ledger) -> str:
+    lines = ["| experiment | trainings | CPU-hours |", "|---|---|---|"]
+    for experiment in experiments:
+        count = sum(line["experiment"] == experiment.name for line in ledger.lines)
+        hours = ledger.cpu_hours(experiment.name)
+        lines.append(f"| {experiment.name} | {count} | {hours:.2f} |")
+    lines.append(f"| all | {len(ledger.lines)} | {ledger.cpu_hours():.2f} |")
+    return "\n".join(lines)
+
+
+def _theory(folder: Path) -> str:
+    figures.risks(folder / "evidence_closed_form.svg")
+    lines = [
+        "| N, ‖δ‖ | " + " | ".join(closed_form.METHODS) + " | largest gap to 2000 draws |",
+        "|---|" + "---|" * (len(closed_form.METHODS) + 1),
+    ]
+    for row in closed_form.table():
+        theory, drawn = row["theory"], row["simulation"]
+        best = min(theory.values())
+        cells = [
+            f"**{risk:.3f}**" if math.isclose(risk, best) else f"{risk:.3f}"
+            for risk in theory.values()
+        ]
+        gap = max(abs(theory[name] - drawn[name]) for name in theory)
+        lines.append(f"| {row['N']}, {row['delta']:g} | " + " | ".join(cells) + f" | {gap:.3f} |")
+    image = "![Risk over N and over the source's error](evidence_closed_form.svg)"
+    return "\n\n".join([_read("closed_form"), image, "\n".join(lines)])
+
+
+def _read(name: str) -> str:
+    path = READING / f"{name}.md"
+    text = path.read_text().strip() if path.exists() else ""
+    return text.replace("{selection}", str(SELECTION_SEED))
