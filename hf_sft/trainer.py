@@ -10,6 +10,7 @@ import torch
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_sft import prior_data
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import Counts, count_step, divisor, honours_item_count, shares_of_step
@@ -84,7 +85,7 @@ class TransferMixin:
         self.pull = Pull(penalties, self.model, self.starting_point, lambda: self.progress)
         settle_strengths(self)
         self.source_pass = SourcePass(self.pull, self.model, self.layer_groups, source)
-        self.rescales_loss = False
+        self.source, self.rescales_loss = source, False
         self.items_in_step: Counts | None = None
         self.running_loss = RunningLoss()
         self.learning_rates = tuple(learning_rates)
@@ -142,6 +143,7 @@ class TransferMixin:
             # accelerate 1.15 takes a model that was evaluated for one that is wrapped: without DDP
             # the replicas would drift apart silently.
             self.model._is_accelerate_prepared = False
+        prior_data.prepare(self)
         self.source_pass.prepare(self)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

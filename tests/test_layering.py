@@ -34,6 +34,7 @@ models training_keys
 recipe
 drift model_folder output_folder outlook processes data_identity charts
 training_arguments plan
+outcome
 report
 report_page
 card
