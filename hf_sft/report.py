@@ -1,25 +1,22 @@
 """Report: metrics, what moved and what did not, cost, recipe, versions."""
 
 import json
-import logging
 import os
 import platform
 import resource
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hf_sft import drift, plan
+from hf_sft import outcome
 from hf_sft.recipe import Recipe
 from hf_sft.table import table
 
-log = logging.getLogger(__name__)
-
 PACKAGES = ("hf-sft", "torch", "transformers", "accelerate", "datasets", "evaluate", "timm")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error", "loss")
 
 
 @dataclass(frozen=True)
@@ -31,51 +28,29 @@ class Report:
     @classmethod
     def of(cls, recipe: Recipe, prepared: Any, started: float) -> "Report":
         """Evaluate, audit and measure a trained run; a collective on all processes."""
-        trainer, loaded = prepared.trainer, prepared.loaded
-        metrics, tables = evaluate(prepared)
-        changed = trainer.starting_point.changed(trainer.model, trainer.frozen)
-        seconds = metrics["train"].pop("seconds")
+        trainer = prepared.trainer
+        metrics, tables = outcome.evaluate(prepared)
+        retention, geometry = outcome.kept(prepared)
         data = {
             "schema": 1,
-            "task": recipe.task.type,
-            "labels": prepared.names,
-            "seed": trainer.args.seed,
-            "source": {
-                **asdict(loaded.source),
-                "fingerprint": trainer.starting_point.fingerprint,
-                "left_over": list(loaded.left_over),
-            },
+            **outcome.asked(recipe, prepared),
             "metrics": metrics,
             "tables": tables,
-            "groups": groups(trainer),
-            "penalty": {
-                "methods": [penalty.describe() for penalty in trainer.penalties],
-                "value": trainer.penalty_value(),
-            },
-            "freeze": {
-                **recipe.freeze.describe(),
-                "frozen_tensors": len(trainer.frozen),
-                "verified_unchanged": not changed,
-                "changed": changed,
-            },
-            "retention": retention(prepared),
-            "checkpoints": checkpoints(trainer),
-            "timing": {
-                "total_seconds": time.perf_counter() - started,
-                "train_seconds": seconds,
-                "steps": trainer.state.global_step,
-                "samples_per_second": trainer.state.global_step
-                * trainer.get_total_train_batch_size(trainer.args)
-                / max(seconds, 1e-9),
-            },
+            "groups": outcome.groups(trainer, geometry["layers"]),
+            "penalty": outcome.pulled(trainer),
+            "freeze": outcome.frozen(trainer),
+            "citations": outcome.citations(trainer),
+            "transitions": trainer.follower.transitions,
+            "retention": retention,
+            "geometry": geometry,
+            "checkpoints": outcome.checkpoints(trainer),
+            "timing": outcome.timing(trainer, started),
             "peak_memory_bytes": peak_memory(),
             "environment": environment(trainer.args),
-            "splits": {split: len(rows) for split, rows in prepared.data.items()},
             "loss_rescaled": trainer.rescales_loss,
             "history": trainer.state.log_history,
-            "recipe": recipe.raw,
         }
-        return cls(data)
+        return cls(outcome.strict(data))
 
     @classmethod
     def load(cls, folder: Path) -> "Report":
@@ -85,14 +60,15 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write report.json whole or not at all."""
         partial = folder / "report.json.partial"
-        partial.write_text(json.dumps(self.data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(self.data, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", "utf-8")
         os.replace(partial, folder / "report.json")
 
     def table(self) -> str:
         """The result as text for a terminal."""
         data = self.data
         metrics = [
-            [split, *(f"{values.get(key, float('nan')):.4f}" for key in METRICS)]
+            [split, *(_shown(values.get(key)) for key in METRICS)]
             for split, values in data["metrics"].items()
             if "accuracy" in values
         ]
@@ -128,62 +104,9 @@ class Report:
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."
 
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error", "loss")
-
-
-def evaluate(prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Plain metric names per split, and the tables that are no scalars."""
-    trainer = prepared.trainer
-    final = next(e for e in reversed(trainer.state.log_history) if "train_loss" in e)
-    metrics = {"train": {"loss": final["train_loss"], "seconds": final["train_runtime"]}}
-    tables = {}
-    for split in ("validation", "test"):
-        if split not in prepared.encoded:
-            continue
-        found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
-        metrics[split] = plain_metrics(found, split)
-        tables[split] = trainer.compute_metrics.tables
-    return metrics, tables
-
-
-def plain_metrics(found: dict[str, float], prefix: str) -> dict[str, float]:
-    """Trainer's metrics without its prefix and its timings."""
-    return {
-        key.removeprefix(f"{prefix}_"): value
-        for key, value in found.items()
-        if key.startswith(f"{prefix}_") and not key.endswith(TIMES)
-    }
-
-
-TIMES = ("_runtime", "_per_second", "_model_preparation_time")
-
-
-def groups(trainer: Any) -> list[dict]:
-    """The plan's rows with how far each group moved."""
-    moved = trainer.starting_point.distance(trainer.model, trainer.layer_groups)
-    return [{**row, **distance} for row, distance in zip(plan.rows(trainer), moved, strict=True)]
-
-
-def retention(prepared: Any) -> dict:
-    """Source-function drift on test, validation or train rows."""
-    split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
-    trainer, loaded = prepared.trainer, prepared.loaded
-    original, has_head = loaded.original()
-    head = set(loaded.groups.head.parameters)
-    rows, collate = prepared.encoded[split], trainer.data_collator
-    try:
-        kept = drift.retention(original, has_head, trainer.model, head, rows, collate)
-    except Exception as error:  # two towers, decoders: no one embedding; the run must not fail here
-        log.warning("The source's function was not measured: %s", error)
-        kept = {"examples": 0, "by": "not measured"}
-    return {"split": split, **kept}
-
-
-def checkpoints(trainer: Any) -> dict[str, str | None]:
-    """Names of the best and the last checkpoint, relative to ``checkpoints/``."""
-    best = trainer.state.best_model_checkpoint
-    last = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-    return {"best": Path(best).name if best else None, "last": last.name if last.exists() else None}
+def _shown(value: float | str | None) -> str:
+    """A metric; a dash for none, and ``inf`` as JSON keeps it."""
+    return f"{value:.4f}" if isinstance(value, int | float) else value or "-"
 
 
 def peak_memory() -> int:

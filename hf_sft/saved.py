@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from hf_sft import output_folder
 from hf_sft.errors import DataError, SourceError, listing
+from hf_sft.outcome import plain_metrics
 from hf_sft.recipe import Recipe
-from hf_sft.report import METRICS, plain_metrics
+from hf_sft.report import METRICS
 from hf_sft.run import load_data
 from hf_sft.table import table
 

@@ -1,0 +1,163 @@
+"""Outcome: what a trained run has come to, measured, as JSON values."""
+
+import logging
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_sft import drift, plan
+from hf_sft.errors import UserError
+from hf_sft.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+TIMES = ("_runtime", "_per_second", "_model_preparation_time")
+
+
+def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
+    """What was to be done, with what and from where."""
+    trainer, loaded = prepared.trainer, prepared.loaded
+    timm = getattr(loaded.model.config, "model_type", "") == "timm_wrapper"
+    return {
+        "task": recipe.task.type,
+        "labels": prepared.names,
+        "seed": trainer.args.seed,
+        "source": {
+            **asdict(loaded.source),
+            "fingerprint": trainer.starting_point.fingerprint,
+            "left_over": list(loaded.left_over),
+        },
+        "model": {"library": "timm" if timm else "transformers"},
+        "data": {"hub_id": hub_id(recipe)},
+        "splits": {split: len(rows) for split, rows in prepared.data.items()},
+        "recipe": recipe.raw,
+    }
+
+
+def hub_id(recipe: Recipe) -> str | None:
+    """The data set's id on the Hub; None for what lies in a folder or a package."""
+    path = getattr(recipe.data, "path", None)
+    if recipe.data.type != "hub" or path is None:
+        return None
+    try:
+        recipe.locate(path)
+    except UserError:
+        return path
+    return None
+
+
+def evaluate(prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Plain metric names per split, and the tables that are no scalars."""
+    trainer = prepared.trainer
+    metrics, tables = {"train": {"loss": train_loss(trainer)}}, {}
+    for split in ("validation", "test"):
+        if split not in prepared.encoded:
+            continue
+        found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
+        metrics[split] = plain_metrics(found, split)
+        tables[split] = trainer.compute_metrics.tables
+    return metrics, tables
+
+
+def train_loss(trainer: Any) -> float:
+    """Mean task loss of a step, over all steps of the run, before and after it was resumed."""
+    total = torch.as_tensor(trainer.running_loss.total, dtype=torch.float64)
+    if trainer.args.world_size > 1:
+        total = trainer.accelerator.reduce(total.to(trainer.args.device), "mean")
+    return float(total) / max(1, trainer.state.global_step)
+
+
+def plain_metrics(found: dict[str, float], prefix: str) -> dict[str, float]:
+    """Trainer's metrics without its prefix and its timings."""
+    return {
+        key.removeprefix(f"{prefix}_"): value
+        for key, value in found.items()
+        if key.startswith(f"{prefix}_") and not key.endswith(TIMES)
+    }
+
+
+def groups(trainer: Any, layers: list[dict]) -> list[dict]:
+    """The plan's rows with how far each group moved, and how alike what it shows still is."""
+    moved = trainer.starting_point.distance(trainer.model, trainer.layer_groups)
+    alike = {layer["name"]: {"cka": layer["cka"], "r2": layer["r2"]} for layer in layers}
+    unknown = {"cka": None, "r2": None}
+    return [
+        {**row, **distance, **alike.get(row["name"], unknown)}
+        for row, distance in zip(plan.rows(trainer), moved, strict=True)
+    ]
+
+
+def pulled(trainer: Any) -> dict[str, Any]:
+    """The penalties as they were settled, each with its formula, and Ω at the end."""
+    methods = [{**p.describe(), "formula": p.formula} for p in trainer.penalties]
+    return {"methods": methods, "value": trainer.penalty_value()}
+
+
+def frozen(trainer: Any) -> dict[str, Any]:
+    """The policy, and the comparison of every frozen tensor and buffer with the source."""
+    names = trainer.frozen
+    changed = trainer.starting_point.changed(trainer.model, names)
+    return {
+        **trainer.freeze.describe(),
+        "frozen_tensors": len(names),
+        "verified_unchanged": not changed,
+        "changed": changed,
+    }
+
+
+def citations(trainer: Any) -> list[str]:
+    """BibTeX of the papers behind the methods that were used."""
+    found = [*(penalty.citation for penalty in trainer.penalties), trainer.freeze.citation]
+    return [paper for paper in dict.fromkeys(found) if paper]
+
+
+def kept(prepared: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``retention`` and ``geometry``: the source's function and layers, on up to 256 rows."""
+    split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
+    trainer, loaded = prepared.trainer, prepared.loaded
+    original, has_head = loaded.original()
+    head, rows = set(loaded.groups.head.parameters), prepared.encoded[split]
+    collate, tuned, parts = trainer.data_collator, trainer.model, trainer.layer_groups
+    try:
+        found, layers = drift.compare(original, has_head, tuned, head, rows, collate, parts)
+    except Exception as error:  # two towers, decoders: no one embedding; the run must not fail here
+        log.warning("The source's function was not measured: %s", error)
+        found, layers = {"examples": 0, "by": "not measured"}, []
+    shown = {"split": split, "examples": found["examples"], "layers": layers}
+    return {"split": split, **found}, shown
+
+
+def checkpoints(trainer: Any) -> dict[str, str | None]:
+    """Names of the best and the last checkpoint, relative to ``checkpoints/``."""
+    best = trainer.state.best_model_checkpoint
+    last = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+    return {"best": Path(best).name if best else None, "last": last.name if last.exists() else None}
+
+
+def timing(trainer: Any, started: float) -> dict[str, float]:
+    """Seconds of all legs of a run that was resumed; ``started``: when the last one began."""
+    seconds, steps = trainer.memory.seconds, trainer.state.global_step
+    last = next((e for e in reversed(trainer.state.log_history) if "train_runtime" in e), {})
+    before = max(0.0, seconds - last.get("train_runtime", seconds))
+    rows = steps * trainer.get_total_train_batch_size(trainer.args)
+    return {
+        "total_seconds": before + time.perf_counter() - started,
+        "train_seconds": seconds,
+        "steps": steps,
+        "samples_per_second": rows / max(seconds, 1e-9),
+    }
+
+
+def strict(value: Any) -> Any:
+    """A copy that JSON can hold: no infinities, which become words, and no NaN, which is none."""
+    if isinstance(value, dict):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
