@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, model_validator
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.selection import Rule, first_match
@@ -72,6 +73,15 @@ def regroup_(
             groups[key]["params"].append(parameter)
     order = sorted(groups, key=lambda key: (key[0], key[1]))
     optimizer.param_groups[:] = [groups[key] for key in order]
+
+
+def keep_ratios_(scheduler: Any) -> None:
+    """Let a plateau schedule reduce every group alike: its floor and least change are absolute."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        rates = [group["lr"] for group in scheduler.optimizer.param_groups]
+        scheduler.eps = 0.0
+        if len(set(scheduler.min_lrs)) == 1:  # else a checkpoint has brought them
+            scheduler.min_lrs = [scheduler.min_lrs[0] * rate / rates[0] for rate in rates]
 
 
 class StepFactors:

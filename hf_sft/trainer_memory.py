@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from hf_sft.errors import UserError
 from hf_sft.freezing.base import Moment
+from hf_sft.rates import keep_ratios_
 from hf_sft.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
 from hf_sft.running_loss import RunningLoss
 
@@ -20,8 +21,10 @@ class Memory(TrainerCallback):
         self.trainer = trainer
         self.seconds, self._since = 0.0, None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
         self._since = time.perf_counter()
+        if self.trainer.learning_rates:
+            keep_ratios_(getattr(lr_scheduler, "scheduler", lr_scheduler))
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, RunRecord):  # Trainer may have built another one on resuming
                 callback.collect = self.collect

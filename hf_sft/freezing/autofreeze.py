@@ -69,7 +69,7 @@ class AutoFreeze(FreezePolicy):
         if not changes or None in changes:
             return 0
         rank = torch.tensor(changes, dtype=torch.float64)
-        limit = float(torch.quantile(rank, self.percentile / 100, interpolation="lower"))
+        limit = float(torch.quantile(rank, self.percentile / 100))
         return next((i for i, change in enumerate(changes) if change >= limit), 0)
 
 

@@ -28,7 +28,5 @@ class BitFit(FreezePolicy):
     def open(self, groups: LayerGroups, progress: float, signals: Signals) -> frozenset[str]:
         biases = {n for n in groups.parameters if n.rpartition(".")[2].endswith("bias")}
         if not biases - self.always(groups, progress):
-            raise RecipeError(
-                "freeze: bitfit finds no bias below the head (T5 has none)."
-            )
+            raise RecipeError("freeze: bitfit finds no bias below the head (T5 has none).")
         return frozenset(biases)
