@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 
+from hf_sft.penalties.answers import shifts_labels
+
 Counts = dict[str, int]  # by what is counted: "item", "example"
 
 
@@ -64,7 +66,8 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
     labels = batch.get("labels")
     if not torch.is_tensor(labels):
         return find_batch_size(batch) or 0
-    if getattr(trainer, "_loss_shifts_labels", False):  # as Trainer 5.23 counts causal models
+    # As Trainer 5.23 counts causal models, and as GPT-2, which it does not take for one, does.
+    if getattr(trainer, "_loss_shifts_labels", False) or shifts_labels(trainer.model):
         labels = labels[..., 1:]
     config = getattr(trainer.model, "config", None)
     ignored = getattr(config, "semantic_loss_ignore_index", -100)

@@ -87,16 +87,21 @@ def kind_of(model: nn.Module, logits: Tensor) -> Kind:
     return "flags" if problem == "multi_label_classification" else "classes"
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32, or as it is when it is wider."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def squares(first: Tensor, second: Tensor) -> Tensor:
     """(n,): the mean over the classes of (z − z′)²."""
-    return (first.float() - second.float()).square().mean(-1)
+    return (wide(first) - wide(second)).square().mean(-1)
 
 
 def divergence(p: Tensor, q: Tensor, kind: Kind, tau: float = 1.0) -> Tensor:
     """(n,): KL(p ‖ q) of answers (n, classes) at temperature τ; numbers: `squares`."""
     if kind == "values":
         return squares(p, q)
-    p, q = p.float() / tau, q.float() / tau
+    p, q = wide(p) / tau, wide(q) / tau
     if kind == "classes":
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
@@ -111,7 +116,7 @@ def symmetric(p: Tensor, q: Tensor, kind: Kind) -> Tensor:
     """
     if kind == "values":
         return squares(p, q)
-    p, q = p.float(), q.float()
+    p, q = wide(p), wide(q)
     if kind == "flags":
         return ((p.sigmoid() - q.sigmoid()) * (p - q)).sum(-1)
     return ((p.softmax(-1) - q.softmax(-1)) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)

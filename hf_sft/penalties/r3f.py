@@ -71,9 +71,11 @@ class R3F(FunctionPrior):
         except (NotImplementedError, AttributeError):  # images: timm, ResNet
             table = None
         with ExitStack() as hooks:
-            if isinstance(table, nn.Embedding):
-                hook = table.register_forward_hook(lambda module, given, x: self.blur(x))
-                hooks.callback(hook.remove)
+            for module in model.modules() if isinstance(table, nn.Embedding) else ():
+                # T5 has one module per stack, of one weight, and calls neither the shared one.
+                if isinstance(module, nn.Embedding) and module.weight is table.weight:
+                    hook = module.register_forward_hook(lambda module, given, x: self.blur(x))
+                    hooks.callback(hook.remove)
             yield
 
 
