@@ -24,7 +24,8 @@ Assignment = tuple[list[str], dict[str, int]]  # group names, tensor name -> gro
 
 
 def _is_timm(model: nn.Module) -> bool:
-    return hasattr(model, "get_classifier") and hasattr(model, "pretrained_cfg")
+    # The class: PEFT's wrappers answer for what is inside them.
+    return hasattr(type(model), "get_classifier") and hasattr(model, "pretrained_cfg")
 
 
 def _base(model: nn.Module) -> nn.Module | None:
@@ -39,7 +40,8 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     while not _is_timm(model) and next(model.parameters(recurse=False), None) is None:
         base = _base(model)
         inner = [(n, child) for n, child in model.named_children() if has_parameters(child)]
-        if len(inner) != 1 or (base is not None and not _is_timm(base)):
+        wraps = len(inner) == 1 and type(model).__module__.startswith("peft.")
+        if not wraps and (len(inner) != 1 or (base is not None and not _is_timm(base))):
             break
         prefix, model = f"{prefix}{inner[0][0]}.", inner[0][1]
     return model, prefix
