@@ -31,6 +31,7 @@ _WHERE = {
     "FisherSP": "penalties",
     "diagonal_fisher": "fisher",
     "RecAdam": "penalties",
+    "LoRASP": "penalties",
     "Similarity": "penalties",
     "SPD": "penalties",
     "Mixout": "penalties",

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from hf_sft.errors import UserError
+from hf_sft.errors import RecipeError, UserError, listing
 from hf_sft.freezing import FreezePolicy, TrainAll
+from hf_sft.layer_groups import LayerGroups
 from hf_sft.penalties import Penalty
 from hf_sft.penalties.strength import Optimization
 from hf_sft.plan_follower import PlanFollower
@@ -81,11 +82,25 @@ def settle_strengths(trainer: Any) -> None:
     pull, follower, start = trainer.pull, trainer.follower, trainer.starting_point
     if any(prior.unresolved for prior in pull.weight_priors):
         pull.resolve(optimization(trainer))
+    if not trainer.freeze.probing(0.0):
+        _refuse_rules_on_new(pull, trainer.layer_groups)
     pinned = pull.pinned()
     follower.trainable -= pinned
     follower.ever_trains -= pinned
     for name in pinned & start.copies.keys():
         del start.copies[name]
+
+
+def _refuse_rules_on_new(pull: Pull, groups: LayerGroups) -> None:
+    for prior in pull.weight_priors:
+        for number, rule in enumerate(prior.rules):
+            fits = rule.selects(groups.parameters, groups)
+            if fits and not fits & prior.anchored(pull.start):
+                raise RecipeError(
+                    f"penalty.rules.{number}: ({rule}) fits only {listing(sorted(fits), 3)}, and "
+                    f"{prior.type} has no starting point for it. Parameters that are new are "
+                    "decayed by penalty.head; leave the rule out."
+                )
 
 
 def optimization(trainer: Any) -> Optimization:

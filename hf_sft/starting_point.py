@@ -26,6 +26,7 @@ class StartingPoint:
         rows: name -> how many of its first rows came from the source (embeddings that grew).
         probed: name -> value of a fresh parameter after probing, which then is its anchor.
         fisher: name -> diagonal Fisher information at θ⁰, where a penalty has estimated it.
+        adapters: the model's LoRA adapters, where a penalty has looked for them.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class StartingPoint:
         self.groups, self.rows = groups, dict(rows or {})
         self.probed: dict[str, Tensor] = {}
         self.fisher: dict[str, Tensor] = {}
+        self.adapters: tuple[Any, ...] = ()
         self._coefficients: dict[int, tuple[Any, dict[str, float]]] = {}
 
     @classmethod

@@ -78,7 +78,9 @@ class Watch:
         pull, alone = self.trainer.pull, theta.detach().requires_grad_()
         alone.grad = torch.zeros_like(alone)
         for prior in pull.weight_priors:
-            prior.add_gradient_({name: alone}, pull.start, 1.0, pull.progress())
+            joined = prior.joined(name, pull.start) - {name}
+            others = {n: p.detach() for n, p in pull.theta.items() if n in joined} if joined else {}
+            prior.add_gradient_({**others, name: alone}, pull.start, 1.0, pull.progress())
         return alone.grad
 
 

@@ -8,6 +8,7 @@ from hf_sft.penalties.function_prior import FunctionPrior
 from hf_sft.penalties.group_lasso_sp import GroupLassoSP
 from hf_sft.penalties.l1_sp import L1SP
 from hf_sft.penalties.l2_sp import L2SP
+from hf_sft.penalties.lora_sp import LoRASP
 from hf_sft.penalties.lwf import LwF
 from hf_sft.penalties.mixout import Mixout
 from hf_sft.penalties.r3f import R3F
@@ -24,6 +25,7 @@ __all__ = [
     "GroupLassoSP",
     "L1SP",
     "L2SP",
+    "LoRASP",
     "LwF",
     "Mixout",
     "Penalty",

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from hf_sft.component import Component
 from hf_sft.errors import RecipeError
 from hf_sft.penalties.square import Square
-from hf_sft.penalties.strength import Optimization, from_alpha, from_half_life, from_radius
+from hf_sft.penalties.strength import (
+    Optimization,
+    StrengthRule,
+    from_alpha,
+    from_half_life,
+    from_radius,
+)
 from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
-from hf_sft.selection import Rule, first_match
+from hf_sft.selection import first_match
 from hf_sft.starting_point import StartingPoint
 
 Parameters = Mapping[str, Tensor]
@@ -34,12 +40,6 @@ class Penalty(Component):
     citation: ClassVar[str] = ""
 
 
-class StrengthRule(Rule):
-    """A coefficient of its own for some parameters; ``inf`` freezes them at θ⁰."""
-
-    lambda_: float = Field(alias="lambda", ge=0)
-
-
 class WeightPrior(Penalty):
     """Ω(θ; θ⁰) = Σ_n c_n·ω(θ_n − θ⁰_n) + head·‖θ_new‖².
 
@@ -54,9 +54,8 @@ class WeightPrior(Penalty):
       stable for every λ, and θ⁰ itself as λ → ∞.
 
     ``lambda`` is the strength; ``alpha``, ``half_life`` (share of training) and ``radius`` say the
-    same in other units. ``rules``, the first that fits wins, give parts of the model their own
-    λ. ``head`` is the coefficient of parameters that are new; where a policy probes the head first
-    (LP-FT), it is anchored at its probed value with λ from then on.
+    same in other units. ``rules``, the first that fits wins, give parts of the model their own λ.
+    ``head`` decays what is new; a head probed first (LP-FT) has its probed value for θ⁰ after that.
 
     Attributes:
         squared: ω is a square, so that alpha = 2λ, half-lives and radii have a meaning.
@@ -129,13 +128,11 @@ class WeightPrior(Penalty):
         """
         if self.lambda_ is not None:
             return self
-        if self.alpha is not None:
-            return self.model_copy(update={"lambda_": from_alpha(self.alpha)})
-        if self.half_life is not None:
-            strength = from_half_life(self.half_life, self.apply, found)
-        else:
-            strength = from_radius(self.radius, self.apply, found)
-        return self.model_copy(update={"lambda_": strength})
+        if self.unresolved:
+            convert = from_radius if self.half_life is None else from_half_life
+            strength = convert(self.half_life or self.radius, self.apply, found)
+            return self.model_copy(update={"lambda_": strength})
+        return self.model_copy(update={"lambda_": self.strength})
 
     @property
     def unresolved(self) -> bool:
@@ -169,22 +166,27 @@ class WeightPrior(Penalty):
             if start.groups is None:
                 raise RecipeError("penalty.rules: give StartingPoint.of(model, groups=groups).")
             chosen = first_match(self.rules, start.groups, "penalty.rules")
-        names = {*start.digests, *start.fresh}
-        return {
-            name: self.head
-            if start.is_new(name)
-            else (chosen[name].lambda_ if name in chosen else self.strength)
-            for name in names
-        }
+        found = dict.fromkeys(start.digests, 0.0) | dict.fromkeys(start.fresh, self.head)
+        for name in self.anchored(start):
+            found[name] = chosen[name].lambda_ if name in chosen else self.strength
+        return found
+
+    def anchored(self, start: StartingPoint) -> set[str]:
+        """Parameters that λ and the rules speak of: from the source, and a head once probed."""
+        return {name for name in (*start.digests, *start.fresh) if not start.is_new(name)}
+
+    def joined(self, name: str, start: StartingPoint) -> set[str]:
+        """The parameters on which the gradient of one depends."""
+        return {name}
 
     # ---- what training calls ----
 
     def value(self, theta: Parameters, start: StartingPoint, progress: float = 0.0) -> Tensor:
         """Ω as a scalar tensor (); differentiable: the reference for the other two."""
-        terms = [
-            t.c * self._form(t).density(difference(t.theta, t.anchor), self._weight(t, start))
-            for t in self.terms(theta, start, progress)
-        ]
+        terms = []
+        for t in self.terms(theta, start, progress):
+            d = difference(t.theta, t.anchor)
+            terms.append(t.c * self._form(t).density(d, self._weight(t, start)))
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     @torch.no_grad()
@@ -230,10 +232,8 @@ class WeightPrior(Penalty):
                 yield Term(name, parameter, anchor, c, parameter.grad)
 
     def _grown(self, name: str, theta: Tensor, anchor: Tensor, c: float, count: int):
-        for rows, a, strength in (
-            (slice(0, count), anchor[:count], c),
-            (slice(count, None), None, self.head),
-        ):
+        old, new = (slice(0, count), anchor[:count], c), (slice(count, None), None, self.head)
+        for rows, a, strength in (old, new):
             if 0 < strength < math.inf:
                 grad = None if theta.grad is None else theta.grad[rows]
                 yield Term(name, theta[rows], a, strength, grad, rows)

@@ -3,7 +3,16 @@
 import math
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from hf_sft.errors import RecipeError
+from hf_sft.selection import Rule
+
+
+class StrengthRule(Rule):
+    """A coefficient of its own for some parameters; ``inf`` freezes them at θ⁰."""
+
+    lambda_: float = Field(alias="lambda", ge=0)
 
 
 @dataclass(frozen=True)
