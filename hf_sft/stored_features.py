@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,14 +56,14 @@ def _path(key: str) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # each process has its own
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:  # Ctrl-C as well
         with suppress(OSError):
-            os.unlink(partial)
+            partial.unlink()
         raise
