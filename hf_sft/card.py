@@ -28,20 +28,6 @@ LICENCES = """
     isc mpl-2.0 unlicense llama2 llama3 llama3.1 llama3.2 llama3.3 gemma unknown other
 """
 AUTO = {"text-classification": "SequenceClassification"}  # else AutoModelFor and the task's words
-LI = """@inproceedings{li2018explicit,
-  title     = {Explicit Inductive Bias for Transfer Learning with Convolutional Networks},
-  author    = {Li, Xuhong and Grandvalet, Yves and Davoine, Franck},
-  booktitle = {International Conference on Machine Learning (ICML)},
-  year      = {2018}, note = {arXiv:1802.01483}
-}"""
-KUMAR = """@inproceedings{kumar2022finetuning,
-  title     = {Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution},
-  author    = {Kumar, Ananya and Raghunathan, Aditi and Jones, Robbie and Ma, Tengyu and
-               Liang, Percy},
-  booktitle = {International Conference on Learning Representations (ICLR)},
-  year      = {2022}, note = {arXiv:2202.10054}
-}"""
-PAPERS = {"l2-sp": LI, "linear-probe": KUMAR, "lp-ft": KUMAR}
 
 
 def render(report: Report, dataset: str | None = None, repo_id: str | None = None) -> str:
@@ -49,10 +35,7 @@ def render(report: Report, dataset: str | None = None, repo_id: str | None = Non
     data = page.shareable_report(report).data
     name = page.shareable(dataset) if dataset else page.dataset_name(data["recipe"])
     title = repo_id.rpartition("/")[2] if repo_id else f"{page.source_name(data)} on {name}"
-    block = (
-        report.data["recipe"].get("data") or {}
-    )  # as written: a shortened path may look like an id
-    of_hub = dataset is not None or (block.get("type") == "hub" and block.get("path") == name)
+    of_hub = dataset is not None or (data.get("data") or {}).get("hub_id") == name
     facts = metadata(data, name, title, of_hub and is_hub_id(name))
     return f"---\n{facts.to_yaml()}\n---\n\n{body(data, name, title, repo_id)}"
 
@@ -82,8 +65,8 @@ def tags(data: dict[str, Any]) -> list[str]:
 
 def is_timm(data: dict[str, Any]) -> bool:
     """Whether timm can load the model as well."""
-    model = data["recipe"].get("model") or {}
-    return bool(model.get("architecture")) or data["source"]["name"].startswith("timm/")
+    asked = data["recipe"].get("model") or {}  # a bare weight file names timm's architecture
+    return data.get("model") == {"library": "timm"} or bool(asked.get("architecture"))
 
 
 def licence(text: str | None) -> dict[str, str]:
@@ -175,7 +158,7 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         f"hf\\_sft from {plain(source['name'])}{revision} on {plain(name)}: "
         f"{data['splits'].get('train', 0):,} training rows, seed {data['seed']}. "
         f"Fingerprint of the source's weights: `{source['fingerprint']}`.",
-        f"## Method\n\nPull to the source θ⁰, added to the task loss:\n\n{pulls}",
+        f"## Method\n\nPull to the source θ⁰:\n\n{pulls}",
         f"Freezing: {plain(page.policy(data))}.",
         ("" if fine else "> [!WARNING]\n> ") + plain(page.audit(data)),
         f"## How far each layer group moved\n\n{drift(data['groups'])}",
@@ -189,15 +172,17 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
 
 
 def drift(groups: list[dict[str, Any]]) -> str:
-    """Relative and absolute distance to the source per group."""
+    """Relative and absolute distance to the source per group, and how alike its features are."""
     rows = []
     for group in groups:
-        moved = group["relative_drift"]
-        share = "new" if moved is None else f"{100 * moved:.3g} %"
+        relative = group["relative_drift"]
+        share = "new" if relative is None else f"{100 * relative:.3g} %"
         state = f"{group['trainable']:,}" if group["trainable"] else "frozen"
         pulled = "–" if group["lambda"] is None else page.setting(group["lambda"])
-        rows.append([plain(group["name"]), state, pulled, page.number(group["drift"]), share])
-    return table(["group", "trained", "λ", "‖θ − θ⁰‖", "of ‖θ⁰‖"], rows)
+        alike = "–" if group.get("cka") is None else f"{group['cka']:.4f}"
+        moved = page.number(group["drift"])
+        rows.append([plain(group["name"]), state, pulled, moved, share, alike])
+    return table(["group", "trained", "λ", "‖θ − θ⁰‖", "of ‖θ⁰‖", "CKA"], rows)
 
 
 def metrics(data: dict[str, Any]) -> str:
@@ -218,6 +203,8 @@ def metrics(data: dict[str, Any]) -> str:
 
 def retention(kept: dict[str, Any]) -> str:
     """How much of what the source computes is still computed."""
+    if not kept["examples"]:
+        return "It was not measured."
     found = [f"{k} {page.number(v)}" for k, v in kept.items() if isinstance(v, float)]
     return (
         f"{kept['examples']} {kept['split']} rows through the source and through the tuned "
@@ -243,7 +230,5 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
 
 def citations(data: dict[str, Any]) -> str:
     """The papers of the methods that were used."""
-    used = [*(m["type"] for m in data["penalty"]["methods"]), data["freeze"]["type"]]
-    papers = dict.fromkeys(PAPERS[method] for method in used if method in PAPERS)
-    text = "\n\n".join(papers)
-    return f"## Citation\n\n{fenced(text, 'bibtex')}" if papers else ""
+    text = "\n\n".join(data.get("citations") or [])
+    return f"## Citation\n\n{fenced(text, 'bibtex')}" if text else ""

@@ -1,16 +1,13 @@
 """report.html: one page that needs no other file; and the words the model card shares with it."""
 
-import io
 import math
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from hf_sft import charts
 from hf_sft.recipe_text import dump
 from hf_sft.report import Report
 
@@ -21,26 +18,14 @@ NO_PATHS = {"keep_labels"}  # names of classes: "/r/science" is a label
 START = r"(?:file://)?(?:~[^/\\\s]*[\\/]|\.\.[\\/]|[A-Za-z]:[\\/]|[\\/])"
 LOCAL = re.compile(rf"(?:{START}.*|~|\.\.)\Z", re.DOTALL)
 INSIDE = re.compile(rf"(?<=[\s=,;'\"(\[]){START}[^\s,;'\")\]]+")
-PLACES = ("recipe", "source", "penalty", "freeze", "environment")  # where a report may name one
-
-INK, RULE = "#010101", "#020202"  # stand for the page's own colours, see _on_page
-LINES = [f"#0{i}0{i}0f" for i in range(1, 7)]
-STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.prop_cycle": matplotlib.cycler(color=LINES),
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.parse_math": False,
-}
+PLACES = (
+    "recipe",
+    "source",
+    "data",
+    "penalty",
+    "freeze",
+    "environment",
+)  # where a report may name one
 
 
 def render(report: Report) -> str:
@@ -51,7 +36,9 @@ def render(report: Report) -> str:
     page = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.undefined = jinja2.StrictUndefined
     page.filters.update(
-        number=number, setting=setting, words=lambda key: str(key).replace("_", " ")
+        number=number,
+        setting=setting,
+        share=lambda value: "–" if value is None else f"{value:.4f}",
     )
     return page.get_template("report.html.j2").render(
         data=data,
@@ -61,7 +48,9 @@ def render(report: Report) -> str:
         pull=pull(data),
         policy=policy(data),
         audit=audit(data),
-        charts=charts(data["history"]),
+        charts=charts.history(data["history"]),
+        alike=charts.layers((data.get("geometry") or {}).get("layers", [])),
+        timeline=timeline(data),
         confused=most_confused(data, split),
         recipe=recipe_yaml(data),
         most_classes=MOST_CLASSES,
@@ -129,24 +118,61 @@ def dataset_name(recipe: dict[str, Any]) -> str:
     return (path.parent.name if split_only else path.name).removeprefix("package:") or kind
 
 
+DEFAULTS = {
+    "apply": "gradient",
+    "absolute": False,
+    "norm_statistics": "follow",
+    "norm_affine": "follow",
+    "norm_mode": "follow",
+}  # settings that say nothing
+
+
 def pull(data: dict[str, Any]) -> list[str]:
     """Each penalty as a formula with its numbers."""
     lines = []
     for method in data["penalty"]["methods"]:
-        named = {"λ" if k == "lambda" else k: v for k, v in method.items() if k != "type"}
-        settings = ", ".join(f"{key} = {setting(value)}" for key, value in named.items())
-        formula = "λ·‖θ − θ⁰‖² + head·‖θ_new‖²" if method["type"] == "l2-sp" else ""
-        lines.append(": ".join(x for x in (method["type"], formula, settings) if x))
+        told = settings({k: v for k, v in method.items() if k not in ("type", "formula")})
+        lines.append(": ".join(x for x in (method["type"], method.get("formula"), told) if x))
     return lines or ["no pull to the source: the task loss alone"]
 
 
 def policy(data: dict[str, Any]) -> str:
     """The freezing policy with its settings, as a recipe spells them."""
     found = {"type", "frozen_tensors", "verified_unchanged", "changed"}
-    default = {"norm_statistics": "follow", "norm_affine": "follow"}
-    settings = [f"{k} = {v}" for k, v in data["freeze"].items()
-                if k not in found and default.get(k) != v]  # fmt: skip
-    return data["freeze"]["type"] + (f" ({', '.join(settings)})" if settings else "")
+    told = settings({k: v for k, v in data["freeze"].items() if k not in found})
+    return data["freeze"]["type"] + (f" ({told})" if told else "")
+
+
+def settings(given: dict[str, Any]) -> str:
+    """``key = value`` of all that say something, λ by its letter."""
+    said = {k: v for k, v in given.items() if v not in (None, [], ()) and DEFAULTS.get(k, ...) != v}
+    return ", ".join(f"{'λ' if k == 'lambda' else k} = {setting(v)}" for k, v in said.items())
+
+
+def timeline(data: dict[str, Any]) -> dict[str, Any]:
+    """What trained when: bars in percent of all steps for every group, and the steps to write.
+
+    From what the run recorded whenever that changed; without a record, no rows.
+    """
+    changes, steps = data.get("transitions") or [], max(1, data["timing"]["steps"])
+    ends = [change["step"] for change in changes[1:]] + [steps]
+    rows = []
+    for group in data["groups"] if changes else []:
+        bars: list[dict[str, float]] = []
+        for change, end in zip(changes, ends, strict=True):
+            start, end = (100 * min(1.0, step / steps) for step in (change["step"], end))
+            if not change["trains"].get(group["name"]) or end <= start:
+                continue
+            if bars and bars[-1]["left"] + bars[-1]["width"] == start:
+                start = bars.pop()["left"]
+            bars.append({"left": start, "width": end - start})
+        rows.append({"group": group, "bars": bars})
+    ticks: list[dict[str, float]] = []
+    for step in [change["step"] for change in changes]:
+        at = 100 * step / steps
+        if at <= 86 and (not ticks or at - ticks[-1]["at"] >= 12):
+            ticks.append({"step": step, "at": at})
+    return {"rows": rows, "ticks": ticks, "steps": steps}
 
 
 def audit(data: dict[str, Any]) -> str:
@@ -162,7 +188,11 @@ def audit(data: dict[str, Any]) -> str:
 
 
 def setting(value: Any) -> str:
-    """A chosen value, without decimals that nobody wrote."""
+    """A chosen value, without decimals that nobody wrote; a rule with what it holds for."""
+    if isinstance(value, dict):
+        return f"({settings(value)})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(setting(inner) for inner in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -179,10 +209,6 @@ def number(value: Any) -> str:
     return f"{value:.4f}" if 0.01 <= abs(value) < 1000 else f"{value:.4g}"
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def most_confused(data: dict[str, Any], split: str | None) -> list[tuple[str, str, int, float]]:
     """(true label, predicted label, how often, share of the true label's rows), most first."""
     matrix = data["tables"].get(split, {}).get("confusion_matrix", [])
@@ -194,56 +220,3 @@ def most_confused(data: dict[str, Any], split: str | None) -> list[tuple[str, st
         if i != j and count
     ]
     return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:MOST_NAMES]
-
-
-def charts(history: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(caption, svg) of what was logged: the objective's parts, scores while training, the rate."""
-    scores = {
-        key.removeprefix("eval_"): key
-        for entry in history
-        for key in entry
-        if key.startswith("eval_")
-        and not key.endswith(("_loss", "_runtime", "_per_second", "_preparation_time"))
-    }
-    wanted = {
-        "Loss, penalty and their sum, the objective": {
-            **{key: key for key in ("objective", "loss", "penalty")},
-            "loss on held-out rows": "eval_loss",
-        },
-        "On held-out rows while training": scores,
-        "Learning rate": {"learning rate": "learning_rate"},
-    }
-    drawn = [(caption, _chart(caption, history, keys)) for caption, keys in wanted.items()]
-    return [(caption, svg) for caption, svg in drawn if svg]
-
-
-def _chart(caption: str, history: list[dict[str, Any]], keys: dict[str, str]) -> str:
-    # A Figure of its own, not pyplot: nothing stays behind in the process that trains.
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": caption}):
-        figure = Figure((4.4, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for label, key in keys.items():
-            points = [(e["step"], e[key]) for e in history if _finite(e.get(key))]
-            if points:
-                mark = "o" if len(points) < 12 else ""
-                said = label.replace("_", " ")
-                axes.plot(*zip(*points, strict=True), label=said, lw=1.6, marker=mark, ms=3.5)
-        if not axes.lines:
-            return ""
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return _on_page(file.getvalue(), caption)
-
-
-def _on_page(svg: str, caption: str) -> str:
-    """The drawing as a part of the page, which gives it its size and its light or dark colours."""
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
-    inner = svg[svg.index("</metadata>") + len("</metadata>") :]
-    inner = re.sub(r'<g id="[^"]*">', "<g>", inner)  # the same names would recur in every drawing
-    for i, colour in enumerate(LINES, start=1):
-        inner = inner.replace(colour, f"var(--line{i})")
-    inner = inner.replace(INK, "currentColor").replace(RULE, "var(--rule)")
-    return f'<svg {box} role="img" aria-label="{caption}">{inner}'

@@ -56,6 +56,7 @@ def test_a_licence_the_hub_does_not_list_is_other():
 def test_data_on_the_hub_is_named_with_its_subset():
     report = sample()
     report.data["recipe"]["data"] = {"type": "hub", "path": "user/films", "name": "small"}
+    report.data["data"] = {"hub_id": "user/films"}
     data = facts(card.render(report))
     assert data["datasets"] == ["user/films"]
     where = data["model-index"][0]["results"][0]["dataset"]
@@ -107,11 +108,22 @@ def test_the_body_tells_the_transfer_story():
     assert "Kumar" not in html
 
 
-def test_a_linear_probe_cites_its_paper():
-    freeze = {**sample().data["freeze"], "type": "linear-probe"}
-    text = card.render(sample(freeze=freeze, penalty={"methods": [], "value": 0.0}))
-    assert "2202.10054" in text
-    assert "1802.01483" not in text
+def test_every_paper_of_the_report_is_cited():
+    papers = ["@article{one,\n}", "@article{two,\n}"]
+    text = card.render(sample(citations=papers))
+    assert "@article{one,\n}\n\n@article{two,\n}\n```" in text
+    assert "## Citation" not in card.render(sample(citations=[]))
+
+
+def test_a_run_without_a_penalty_has_a_card():
+    html = plain_html(card.render(sample(penalty={"methods": [], "value": 0.0}, citations=[])))
+    assert "no pull to the source" in html
+    assert "1802.01483" not in html
+
+
+def test_a_source_that_was_not_measured_is_told():
+    kept = {"split": "test", "examples": 0, "by": "not measured"}
+    assert "It was not measured." in card.render(sample(retention=kept))
 
 
 def test_no_local_path_and_no_token_is_published():
@@ -138,7 +150,7 @@ def test_hostile_names_stay_text(label):
     for tag in ("<h1", "<h2", "<table", "<pre", "<code"):
         assert html.count(tag) == calm.count(tag)
     rows = [line for line in card.render(report).splitlines() if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in rows} <= {4, 6}
+    assert {line.replace("\\|", "").count("|") for line in rows} <= {4, 6, 7}
     recipe = html.split('language-yaml">')[1].split("</code>")[0]
     assert "output_dir" not in recipe
     assert "train-last" in recipe

@@ -11,7 +11,7 @@ ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
 errors table
 transferability
-component resources recipe_text
+component resources recipe_text problems
 layer_blocks
 layer_order
 layer_groups

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hf_sft import report_page
+from hf_sft import charts, report_page
 from hf_sft.report import Report
 
 HOSTILE = [
@@ -20,22 +20,36 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 def group(name, trainable, relative, parameters=100, pulled=0.01):
     moved = None if relative is None else 10 * relative
-    return {
-        "name": name,
-        "parameters": parameters,
+    phase = {
         "trainable": trainable,
         "lambda": pulled if trainable else None,
         "learning_rate": 1e-3 if trainable else 0.0,
         "norm": None,
+    }
+    return {
+        "name": name,
+        "parameters": parameters,
+        **phase,
+        "phases": [{"from": 0.0, "to": 1.0, **phase}],
         "drift": moved,
         "relative_drift": relative,
+        "cosine": None if relative is None else 1 - relative**2 / 2,
+        "max_drift": None if relative is None else relative / 10,
+        "cka": None if relative is None else 1 - relative,
+        "r2": None if relative is None else 1 - 2 * relative,
     }
+
+
+def layer(name, cka):
+    quartiles = [cka - 0.2, cka - 0.1, cka]
+    return {"name": name, "features": 16, "cka": cka, "r2": cka - 0.1, "r2_quartiles": quartiles}
 
 
 def history():
     logged = [
         {"loss": 2 / n, "penalty": 0.1 * n, "objective": 2 / n + 0.1 * n, "learning_rate": 0.01 / n,
-         "epoch": n / 2, "step": 5 * n}
+         "pull_to_gradient": 0.1 * n, "gradient_drift_cosine": -0.2 / n, "epoch": n / 2,
+         "step": 5 * n}
         for n in range(1, 5)
     ]  # fmt: skip
     watched = [{"eval_accuracy": 0.7, "eval_loss": 0.5, "eval_runtime": 1.0, "step": 20}]
@@ -60,7 +74,16 @@ def sample(labels=("cat", "dog", "owl"), **changes):
                             "confusion_matrix": matrix}},
         "groups": [group("stem", 0, 0.0), group("block 0", 100, 0.0321),
                    group("head", 30, None, 30)],
-        "penalty": {"methods": [{"type": "l2-sp", "lambda": 0.015, "head": 0.005}], "value": 0.25},
+        "penalty": {"methods": [{"type": "l2-sp", "lambda": 0.015, "head": 0.005, "alpha": None,
+                                 "apply": "gradient", "rules": [], "formula": "λ·‖θ − θ⁰‖²"}],
+                    "value": 0.25},
+        "citations": ["@inproceedings{li2018explicit, note = {arXiv:1802.01483}}"],
+        "model": {"library": "transformers"},
+        "data": {"hub_id": None},
+        "transitions": [{"step": 0, "trains": {"head": 2}},
+                        {"step": 5, "trains": {"block 0": 12, "head": 2}}],
+        "geometry": {"split": "test", "examples": 27,
+                     "layers": [layer("stem", 1.0), layer("block 0", 0.9)]},
         "freeze": {"norm_statistics": "follow", "norm_affine": "follow", "type": "train-last",
                    "count": 1, "frozen_tensors": 7, "verified_unchanged": True, "changed": []},
         "retention": {"split": "test", "examples": 27, "by": "original head", "kl": 0.5,
@@ -144,8 +167,8 @@ def test_the_same_report_gives_the_same_bytes():
 
 def test_drawings_take_the_pages_colours_and_share_no_name():
     html = report_page.render(sample())
-    assert html.count("<svg") == 3
-    assert report_page.INK not in html
+    assert html.count("<svg") == 6
+    assert charts.INK not in html
     assert "var(--line3)" in html
     names = re.findall(r'\bid="([^"]+)"', html)
     assert len(names) == len(set(names))
@@ -155,8 +178,9 @@ def test_every_line_of_a_drawing_is_named():
     text = page().text
     for name in ("objective", "loss", "penalty", "loss on held-out rows", "accuracy"):
         assert f" {name} " in text
-    drawings = dict(report_page.charts(history()))
-    assert ">accuracy</text>" in drawings["On held-out rows while training"]
+    drawings = dict(charts.history(history()))
+    assert ">accuracy</text>" in drawings[charts.HELD_OUT]
+    assert set(drawings) >= {charts.PULL, charts.TURN}
 
 
 @pytest.mark.parametrize("label", HOSTILE)
@@ -195,6 +219,71 @@ def test_frozen_groups_and_the_new_head_are_marked():
     text = page().text
     assert "stem frozen 0 %" in text
     assert "head new –" in text
+
+
+def test_a_bar_is_where_a_group_trained():
+    rows = {row["group"]["name"]: row["bars"] for row in timeline()["rows"]}
+    assert rows["stem"] == []
+    assert rows["block 0"] == [{"left": 25.0, "width": 75.0}]
+    assert rows["head"] == [{"left": 0.0, "width": 100.0}]
+    assert page().text.count("What trained when") == 1
+    styles = [value for key, value in page().attributes if key == "style"]
+    assert "left: 25.00%; width: 75.00%" in styles
+
+
+def timeline(**changes):
+    return report_page.timeline(sample(**changes).data)
+
+
+def test_bars_stop_where_a_group_did_and_go_on_where_it_did_again():
+    steps = ((0, True), (2, False), (5, True), (9, True), (10, False))
+    changes = [{"step": at, "trains": {"block 0" if on else "head": 1}} for at, on in steps]
+    found = timeline(transitions=changes)
+    bars = {row["group"]["name"]: row["bars"] for row in found["rows"]}
+    assert bars["block 0"] == [{"left": 0.0, "width": 10.0}, {"left": 25.0, "width": 25.0}]
+    assert bars["head"] == [{"left": 10.0, "width": 15.0}, {"left": 50.0, "width": 50.0}]
+    assert [tick["step"] for tick in found["ticks"]] == [0, 5, 9]
+
+
+def test_without_a_record_of_changes_there_are_no_bars():
+    assert timeline(transitions=[])["rows"] == []
+    assert "What trained when" not in page(transitions=[]).text
+
+
+def test_layers_are_drawn_in_the_models_order():
+    svg = charts.layers([layer(name, 0.9) for name in ("stem", "bert.encoder.layer.0", "block 7")])
+    assert [svg.index(f">{name}</text>") for name in ("stem", "0", "7")] == sorted(
+        svg.index(f">{name}</text>") for name in ("stem", "0", "7")
+    )
+    assert charts.layers([layer("stem", 1.0)]) == charts.layers([]) == ""
+
+
+def test_many_layers_keep_few_names():
+    svg = charts.layers([layer(f"block {n}", 0.9) for n in range(48)])
+    assert ">45</text>" in svg
+    assert ">46</text>" not in svg
+
+
+def test_settings_that_say_nothing_are_left_out_and_rules_are_told():
+    methods = [
+        {"type": "l2-sp", "lambda": 0.5, "alpha": None, "apply": "gradient", "head": 0.0,
+         "rules": [{"role": "norm", "name": None, "depth": None, "lambda": "inf"}]},
+        {"type": "ball", "radius": 0.1, "absolute": False, "formula": "‖d‖ ≤ r"},
+    ]  # fmt: skip
+    lines = report_page.pull(sample(penalty={"methods": methods, "value": 0.0}).data)
+    assert lines == [
+        "l2-sp: λ = 0.5, head = 0, rules = [(role = norm, λ = inf)]",
+        "ball: ‖d‖ ≤ r: radius = 0.1",
+    ]
+    freeze = {**sample().data["freeze"], "type": "lp-ft", "count": None, "norm_mode": "batch"}
+    assert report_page.policy(sample(freeze=freeze).data) == "lp-ft (norm_mode = batch)"
+
+
+def test_a_source_that_was_not_measured_is_told():
+    kept = {"split": "test", "examples": 0, "by": "not measured"}
+    found = page(retention=kept, geometry={"split": "test", "examples": 0, "layers": []})
+    assert "It was not measured" in found.text
+    assert "0 test rows" not in found.text
 
 
 @pytest.mark.parametrize(("classes", "matrix"), [(40, True), (41, False)])
