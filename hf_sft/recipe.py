@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
 from hf_sft.penalties import Penalty
+from hf_sft.problems import problem
 from hf_sft.rates import LearningRate
 from hf_sft.recipe_text import BLOCKS, apply_override, read
 from hf_sft.resources import Locate, locator
@@ -202,29 +202,12 @@ def _validated(cls: type[BaseModel], raw: Any, where: str, problems: list[str]) 
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        keys = [field.alias or name for name, field in cls.model_fields.items()]
-        problems += [_problem(where, keys, e) for e in error.errors()]
+        problems += [problem(where, cls, e) for e in error.errors()]
         wrong = {e["loc"][0] for e in error.errors() if e["loc"]}
         if not isinstance(raw, dict) or wrong.isdisjoint(raw):
             return None
         right = {key: value for key, value in raw.items() if key not in wrong}
         return _validated(cls, right, where, [])  # its files are looked for all the same
-
-
-def _problem(where: str, keys: list[str], error: Any) -> str:
-    """One pydantic error as ``place: what was expected, what was found, the choices``."""
-    path = ".".join([where, *(str(part) for part in error["loc"])])
-    if error["type"] == "extra_forbidden":
-        return (
-            f"{path}: no such key (value {error['input']!r}). Choices: {listing(keys, 30)}."
-            f"{nearest(error['loc'][-1], keys)}"
-        )
-    if error["type"] == "missing":
-        return f"{path}: this key is needed."
-    close = ""
-    if error["type"] == "literal_error":
-        close = nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
-    return f"{path}: {error['msg'].removeprefix('Input ')}, found {error['input']!r}.{close}"
 
 
 def _metric_problems(blocks: dict[str, Any]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from hf_sft.errors import RecipeError, listing, nearest
 from hf_sft.layer_groups import LayerGroups
@@ -21,12 +22,17 @@ class Rule(BaseModel):
     the first and the last of several, both included; negative numbers count from the last block.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="strings"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     role: Role | None = None
     name: str | None = None
     depth: int | tuple[int, int] | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticCustomError("boolean", "should be no truth value")
+        return value
 
     @model_validator(mode="after")
     def _range_in_order(self):

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from hf_sft.errors import RecipeError
 from hf_sft.selection import Rule
@@ -13,6 +13,10 @@ class StrengthRule(Rule):
     """A coefficient of its own for some parameters; ``inf`` freezes them at θ⁰."""
 
     lambda_: float = Field(alias="lambda", ge=0)
+
+    @field_serializer("lambda_", when_used="json")
+    def _finite_or_text(self, value: float) -> float | str:
+        return value if math.isfinite(value) else "inf"  # JSON has no infinity
 
 
 @dataclass(frozen=True)
