@@ -45,7 +45,8 @@ def from_half_life(share: float, how: str, found: Optimization) -> float:
     """λ under which the pull alone halves θ − θ⁰ in n½ = ``share`` · steps steps at rate η.
 
     proximal: each step divides θ − θ⁰ by 1 + 2ηλ, so λ = (2^(1/n½) − 1)/(2η), exactly.
-    gradient under SGD: κ = 2ηλ/(1−μ) a step, so λ = ln 2·(1−μ)/(2η·n½), for small κ.
+    gradient under SGD: each step takes κ = 2ηλ/(1−μ) of it, so λ = (1 − 2^(−1/n½))·(1−μ)/(2η):
+    exactly without momentum; with it, once n½ is large beside 1/(1−μ).
 
     Raises:
         RecipeError: gradient under Adam, whose steps do not shrink with the pull.
@@ -59,11 +60,14 @@ def from_half_life(share: float, how: str, found: Optimization) -> float:
             "so that no half-life follows from λ. Set penalty.apply: proximal, training.optim: "
             "sgd, or give penalty.lambda."
         )
-    return math.log(2) * (1 - found.momentum) / (2 * rate * steps)
+    return (1 - 2 ** (-1 / steps)) * (1 - found.momentum) / (2 * rate)
 
 
 def from_radius(radius: float, how: str, found: Optimization) -> float:
-    """λ = U/(2r): the fixed point of Adam's step of size ≤ U = 1 and the proximal pull is |d| ≤ r.
+    """λ = U/(2r): Adam's steps of size ≤ ηU against the proximal pull end at |d| ≤ U/(2λ) = r.
+
+    U = 1 where a gradient keeps its sign and size; Adam's bound for rare large ones is
+    (1−β₁)/√(1−β₂), 3.2 with its defaults: r holds up to that factor.
 
     Raises:
         RecipeError: another optimizer than an adaptive one, or the gradient form.
