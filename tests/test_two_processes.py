@@ -33,7 +33,7 @@ def two(tmp_path_factory):
     return torch.load(result)
 
 
-@pytest.mark.parametrize("case", two_processes.CASES)
+@pytest.mark.parametrize("case", [c for c in two_processes.CASES if c not in two_processes.DRAWING])
 def test_two_processes_are_one(case, two, tmp_path):
     found, one = two[case], two_processes.train(case, tmp_path, processes=1)
     assert (found["world_size"], one["world_size"]) == (2, 1)
@@ -44,6 +44,14 @@ def test_two_processes_are_one(case, two, tmp_path):
     for key, values in one["log"].items():
         assert found["log"][key] == pytest.approx(values, rel=1e-4, abs=1e-4), key
     assert found["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", two_processes.DRAWING)
+def test_replicas_are_equal_where_each_draws_for_itself(case, two):
+    assert two[case]["replicas_differ"] == []
+    kind = two_processes.CASES[case][0]
+    source = tiny.weights(tiny.KINDS[kind][0]())
+    assert tiny.distance(source, two[case]["weights"]) > 1e-3
 
 
 @pytest.mark.parametrize("case", ["frozen", "frozen-statistics"])

@@ -15,7 +15,18 @@ if __name__ == "__main__":
 
 import tiny
 
-from hf_sft import L2SP, TrainLast, TransferTrainer
+from hf_sft import (
+    DELTA,
+    L2SP,
+    R3F,
+    SPD,
+    Ball,
+    LwF,
+    Mixout,
+    Similarity,
+    TrainLast,
+    TransferTrainer,
+)
 
 GLOBAL_BATCH = 8
 LAST = TrainLast(count=1)
@@ -29,7 +40,34 @@ CASES = {  # name: (model and data, policy, accumulation)
     "takes-no-items": ("convnext", None, 2),
     "frozen": ("bert", LAST, 2),
     "frozen-statistics": ("resnet", TrainLast(count=1, norm_statistics="frozen"), 1),
+    "lwf": ("gpt2", None, 1),
+    "lwf-accumulated": ("bert-tokens", None, 2),
+    "lwf-source-head": ("bert", None, 2),
+    "delta": ("bert-tokens", None, 2),
+    "step-rules": ("bert", None, 2),
+    "drawing": ("bert", None, 2),
 }
+
+PENALTIES = {  # of the other cases: L2SP
+    "lwf": LwF(weight=3.0),
+    "lwf-accumulated": LwF(weight=3.0),
+    "lwf-source-head": LwF(weight=3.0),
+    "delta": DELTA(weight=0.1),
+    "step-rules": [SPD(), Ball(radius=0.02)],
+    "drawing": [R3F(eps=0.3), Mixout(p=0.5), Similarity(weight=1.0)],
+}
+DRAWING = {"drawing"}  # draws or pairs examples in every process: another step for other layouts
+
+
+def source_of(case):
+    """The trainer's ``source`` and ``fresh``: a source with a head of its own, where it has one."""
+    if case != "lwf-source-head":
+        return {"fresh": ()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        source = tiny.bert()
+        torch.nn.init.normal_(source.classifier.weight)
+    return {"source": source, "fresh": {"classifier.weight", "classifier.bias"}}
 
 
 def train(case, folder, processes):
@@ -49,8 +87,8 @@ def train(case, folder, processes):
         max_grad_norm=0.5,
     )
     data = rows(32)
-    settings = {"train_dataset": data[:24], "eval_dataset": data[24:], "fresh": ()}
-    penalty = L2SP(lambda_=0.1)
+    settings = {"train_dataset": data[:24], "eval_dataset": data[24:], **source_of(case)}
+    penalty = PENALTIES.get(case, L2SP(lambda_=0.1))
     trainer = TransferTrainer(build(), args, penalty=penalty, freeze=policy, **settings)
     assert args.world_size == processes
     untrained = trainer.evaluate()["eval_loss"]
