@@ -8,7 +8,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_sft import (
     L2SP,
@@ -18,10 +18,12 @@ from hf_sft import (
     AutoRGN,
     ChainThaw,
     Gradual,
+    LayerGroups,
     TrainLast,
     TransferTrainer,
 )
 from hf_sft.errors import UserError
+from hf_sft.plan_follower import PlanFollower
 from hf_sft.run_record import ANCHORS
 
 STEPS = 12
@@ -219,6 +221,36 @@ def test_waiting_for_scores_without_evaluations_is_refused(tmp_path):
         run.train()
 
 
+def test_a_gradient_from_before_is_dropped_when_its_parameter_freezes():
+    """Else the optimizer would take it for a step's, with decay and momentum."""
+    model = tiny.bert()
+    groups = LayerGroups.of(model)
+    follower = PlanFollower(Gradual(over=0.5), groups, groups.parameters)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    follower.follow(model, 0.25, 6)
+    kept = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert kept == follower.plan.trains
+    assert kept < set(groups.parameters)
+
+
+def test_draws_go_on_with_the_seed_that_the_run_began_with():
+    model = tiny.bert()
+    groups = LayerGroups.of(model)
+    policy = LISA(count=1, every=0.1)
+    first = PlanFollower(policy, groups, groups.parameters, seed=1)
+    other = PlanFollower(policy, groups, groups.parameters, seed=2)
+    shares = [step / 10 for step in range(10)]
+
+    def draws(follower):
+        return [policy.plan(groups, share, follower.signals).trains for share in shares]
+
+    assert draws(first) != draws(other)
+    first.follow(model, 0.0, 0)
+    other.begin(json.loads(json.dumps(first.memory())))
+    assert draws(first) == draws(other)
+
+
 # ---- LP-FT ----
 
 
@@ -299,6 +331,9 @@ def test_ddp_is_told_where_the_plan_changes_and_only_there(tmp_path):
 
 # ---- gradient checkpointing ----
 
+RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24
+KEY = "activation_checkpointing" if RENAMED else "gradient_checkpointing"
+
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("name", ["lp-ft", "gradual", "chain-thaw", "last"])
@@ -307,10 +342,7 @@ def test_gradient_checkpointing_changes_nothing(name, reentrant, tmp_path):
     found = []
     for changes in (
         {},
-        {
-            "gradient_checkpointing": True,
-            "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
-        },
+        {KEY: True, f"{KEY}_kwargs": {"use_reentrant": reentrant}},
     ):
         torch.manual_seed(0)
         run = trainer("bert", policy, tmp_path, eval_strategy="no", **changes)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,6 +29,8 @@ from hf_sft import (
 )
 
 HEAD = {"classifier.weight", "classifier.bias"}
+RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24
+CHECKPOINTING = "activation_checkpointing" if RENAMED else "gradient_checkpointing"
 CASES = {  # name: (policy, accumulation, more arguments)
     "lp-ft": (LPFT(probe=0.25), 1, {}),
     "lp-ft-accumulated": (LPFT(probe=0.25), 2, {}),
@@ -42,10 +44,7 @@ CASES = {  # name: (policy, accumulation, more arguments)
     "gradual-checkpointed": (
         Gradual(over=0.5),
         1,
-        {
-            "activation_checkpointing": True,
-            "activation_checkpointing_kwargs": {"use_reentrant": False},
-        },
+        {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}},
     ),
 }
 
