@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from hf_sft.errors import UserError
+from hf_sft.errors import UserError, listing
 from hf_sft.freezing.base import Moment
 from hf_sft.rates import keep_ratios_
 from hf_sft.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
@@ -39,10 +39,9 @@ class Memory(TrainerCallback):
         trainer = self.trainer
         if not (trainer.is_in_train and "score" in trainer.freeze.watches):
             return
-        key = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        if (found := (metrics or {}).get(f"eval_{key}")) is not None:
-            better = args.greater_is_better if args.metric_for_best_model else False
-            score = float(found) if better else -float(found)
+        found = {key: value for key, value in (metrics or {}).items() if key.startswith("eval_")}
+        score = watched(found, args, trainer.eval_dataset)
+        if score is not None:
             trainer.follower.observe(Moment(trainer.progress, score=score))
 
     def elapsed(self) -> float:
@@ -86,3 +85,23 @@ class Memory(TrainerCallback):
         if folder is not None and probed and self.trainer.args.should_save:
             tensors = {name: value.cpu().contiguous() for name, value in probed.items()}
             save_file(tensors, Path(folder) / ANCHORS)
+
+
+def watched(metrics: dict[str, float], args: Any, data: Any) -> float | None:
+    """The metric that is to be best, higher is better; None after another evaluation.
+
+    Raises:
+        UserError: no evaluation gives it.
+    """
+    key = "eval_" + (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if key in metrics:
+        better = args.greater_is_better if args.metric_for_best_model else False
+        return float(metrics[key]) if better else -float(metrics[key])
+    others = [f"eval_{name}_" for name in data] if isinstance(data, dict) else []
+    if not metrics or any(key.startswith(name) for name in others):
+        return None  # under a prefix of the caller's; of another of several data sets
+    names = listing(name.removeprefix("eval_") for name in metrics)
+    raise UserError(
+        f"training.metric_for_best_model: freeze waits for {key.removeprefix('eval_')!r}, but an "
+        f"evaluation gives: {names}."
+    )

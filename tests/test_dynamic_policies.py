@@ -251,6 +251,22 @@ def test_draws_go_on_with_the_seed_that_the_run_began_with():
     assert draws(first) == draws(other)
 
 
+def test_waiting_for_a_score_that_no_evaluation_gives_is_refused(tmp_path):
+    run = trainer("bert", "gradual-stall", tmp_path, metric_for_best_model="accuracy")
+    with pytest.raises(UserError, match="waits for 'accuracy', but an evaluation gives: loss, "):
+        run.train()
+    two = {"first": tiny.texts(8), "second": tiny.texts(16)}
+    run = trainer("bert", "gradual-stall", tmp_path)
+    run.eval_dataset = two
+    with pytest.raises(UserError, match="waits for 'loss', but an evaluation gives: first_loss"):
+        run.train()
+    run = trainer("bert", "gradual-stall", tmp_path, metric_for_best_model="second_loss")
+    run.eval_dataset = two
+    run.train()
+    losses = [-e["eval_second_loss"] for e in run.state.log_history if "eval_second_loss" in e]
+    assert run.follower.signals.values["best"] == max(losses)
+
+
 # ---- LP-FT ----
 
 
