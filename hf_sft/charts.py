@@ -33,8 +33,8 @@ STYLE = {
 PARTS = "Loss, penalty and their sum, the objective"
 HELD_OUT = "On held-out rows while training"
 RATE = "Learning rate"
-PULL = "Pull / task gradient; the pull leads above 1"
-TURN = "cos(task gradient, θ − θ⁰); below 0: away from θ⁰"
+PULL = "Size of the pull / of the task gradient"
+TURN = "cos(task gradient, θ − θ⁰)"
 ALIKE = "Source and tuned model, layer by layer; the band holds the middle half of the features"
 
 
@@ -101,7 +101,7 @@ def layers(found: list[dict[str, Any]]) -> str:
         if max(map(len, names)) > LONGEST:
             axes.tick_params(axis="x", rotation=30)
 
-    return _drawing(ALIKE, (8.4, 2.6), draw)
+    return _drawing(ALIKE, (5.2, 2.7), draw)
 
 
 def short(name: str) -> str:

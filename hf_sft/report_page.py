@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from hf_sft import charts
 from hf_sft.recipe_text import dump
@@ -38,6 +39,7 @@ def render(report: Report) -> str:
     page.filters.update(
         number=number,
         setting=setting,
+        breakable=lambda name: Markup.escape(name).replace(".", Markup(".<wbr>")),
         share=lambda value: "–" if value is None else f"{value:.4f}",
     )
     return page.get_template("report.html.j2").render(
@@ -49,6 +51,7 @@ def render(report: Report) -> str:
         policy=policy(data),
         audit=audit(data),
         charts=charts.history(data["history"]),
+        pulls=any("pull_to_gradient" in entry for entry in data["history"]),
         alike=charts.layers((data.get("geometry") or {}).get("layers", [])),
         timeline=timeline(data),
         confused=most_confused(data, split),
@@ -167,12 +170,20 @@ def timeline(data: dict[str, Any]) -> dict[str, Any]:
                 start = bars.pop()["left"]
             bars.append({"left": start, "width": end - start})
         rows.append({"group": group, "bars": bars})
-    ticks: list[dict[str, float]] = []
-    for step in [change["step"] for change in changes]:
-        at = 100 * step / steps
-        if at <= 86 and (not ticks or at - ticks[-1]["at"] >= 12):
-            ticks.append({"step": step, "at": at})
+    ticks = _ticks([change["step"] for change in changes], steps)
     return {"rows": rows, "ticks": ticks, "steps": steps}
+
+
+def _ticks(starts: list[int], steps: int) -> list[dict[str, float]]:
+    """The steps that have room above the bars; on a phone only those that are not ``minor``."""
+    ticks: list[dict[str, float]] = []
+    for step in starts:
+        at = 100 * step / steps
+        wide = [tick["at"] for tick in ticks if not tick["minor"]]
+        if at <= 86 and (not ticks or at - ticks[-1]["at"] >= 12):
+            minor = bool(wide) and (at - wide[-1] < 25 or at > 55)
+            ticks.append({"step": step, "at": at, "minor": minor})
+    return ticks
 
 
 def audit(data: dict[str, Any]) -> str:
@@ -183,7 +194,7 @@ def audit(data: dict[str, Any]) -> str:
         shown = ", ".join(names[:MOST_NAMES]) + more
         return f"WARNING: {len(names)} tensors CHANGED although they were frozen: {shown}"
     if not freeze["frozen_tensors"]:
-        return "Nothing was frozen."
+        return "Nothing stayed frozen."
     return f"{freeze['frozen_tensors']} frozen tensors bit-equal to the source (verified)."
 
 
