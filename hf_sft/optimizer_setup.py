@@ -62,11 +62,16 @@ def expect_unused(trainer: Any) -> None:
     args = trainer.args
     if not trainer.freeze.dynamic:
         return
-    if args.ddp_find_unused_parameters is False or args.ddp_static_graph:
+    replays = [
+        getattr(args, f"{name}_checkpointing_kwargs", None) or {}
+        for name in ("activation", "gradient")  # renamed in transformers 5.24
+    ]
+    reentrant = args.world_size > 1 and any(found.get("use_reentrant") for found in replays)
+    if args.ddp_find_unused_parameters is False or args.ddp_static_graph or reentrant:
         raise UserError(
             f"freeze: {trainer.freeze.type} changes what trains, and DDP would wait for gradients "
-            "that never come: leave out training.ddp_find_unused_parameters (or set it to true) "
-            "and training.ddp_static_graph."
+            "that never come: leave out training.ddp_find_unused_parameters (or set it to true), "
+            "training.ddp_static_graph and, in several processes, use_reentrant: true."
         )
     args.ddp_find_unused_parameters = True
     if trainer.accelerator.ddp_handler is not None:  # Trainer has built it already

@@ -23,6 +23,7 @@ from hf_sft import (
     TransferTrainer,
 )
 from hf_sft.errors import UserError
+from hf_sft.optimizer_setup import expect_unused
 from hf_sft.plan_follower import PlanFollower
 from hf_sft.run_record import ANCHORS
 
@@ -40,6 +41,8 @@ HEAD = {
     "bert": {"classifier.weight", "classifier.bias"},
     "resnet": {"timm_model.fc.weight", "timm_model.fc.bias"},
 }
+RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24
+KEY = "activation_checkpointing" if RENAMED else "gradient_checkpointing"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 BERT = ["stem", "bert.encoder.layer.0", "bert.encoder.layer.1", "head"]
 EXPECTED = {  # step -> what trains from it on, by the description of the policy
@@ -337,6 +340,15 @@ def test_ddp_must_expect_unused_parameters(wrong, tmp_path):
     trainer("bert", TrainLast(count=1), tmp_path, **wrong)
 
 
+def test_reentrant_checkpointing_is_refused_in_several_processes_alone(tmp_path, monkeypatch):
+    """DDP itself does not allow it together with unused parameters."""
+    changes = {KEY: True, f"{KEY}_kwargs": {"use_reentrant": True}}
+    run = trainer("bert", "gradual", tmp_path, **changes)
+    monkeypatch.setattr(type(run.args), "world_size", 2)
+    with pytest.raises(UserError, match="use_reentrant"):
+        expect_unused(run)
+
+
 def test_ddp_is_told_where_the_plan_changes_and_only_there(tmp_path):
     for policy in POLICIES.values():
         run = trainer("bert", policy, tmp_path)
@@ -346,9 +358,6 @@ def test_ddp_is_told_where_the_plan_changes_and_only_there(tmp_path):
 
 
 # ---- gradient checkpointing ----
-
-RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24
-KEY = "activation_checkpointing" if RENAMED else "gradient_checkpointing"
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
