@@ -17,14 +17,15 @@ SCRIPT = Path(two_processes.__file__)
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The results of all cases from one launch: starting one costs about 10 s."""
-    result = tmp_path_factory.mktemp("two") / "results.pt"
+    folder = tmp_path_factory.mktemp("two")
+    result = folder / "results.pt"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     done = subprocess.run(
         [sys.executable, *launch, str(SCRIPT), str(result)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "hf")},
         capture_output=True,
         text=True,
         timeout=300,
@@ -34,7 +35,8 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", [c for c in two_processes.CASES if c not in two_processes.DRAWING])
-def test_two_processes_are_one(case, two, tmp_path):
+def test_two_processes_are_one(case, two, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hf"))
     found, one = two[case], two_processes.train(case, tmp_path, processes=1)
     assert (found["world_size"], one["world_size"]) == (2, 1)
     source = tiny.weights(tiny.KINDS[two_processes.CASES[case][0]][0]())

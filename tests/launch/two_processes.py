@@ -21,8 +21,11 @@ from hf_sft import (
     R3F,
     SPD,
     Ball,
+    FisherSP,
+    GroupLassoSP,
     LwF,
     Mixout,
+    RecAdam,
     Similarity,
     TrainLast,
     TransferTrainer,
@@ -45,6 +48,9 @@ CASES = {  # name: (model and data, policy, accumulation)
     "lwf-source-head": ("bert", None, 2),
     "delta": ("bert-tokens", None, 2),
     "step-rules": ("bert", None, 2),
+    "fisher": ("bert", None, 2),
+    "group-lasso": ("bert", None, 2),
+    "recadam": ("bert", None, 2),
     "drawing": ("bert", None, 2),
 }
 
@@ -54,6 +60,9 @@ PENALTIES = {  # of the other cases: L2SP
     "lwf-source-head": LwF(weight=3.0),
     "delta": DELTA(weight=0.1),
     "step-rules": [SPD(), Ball(radius=0.02)],
+    "fisher": FisherSP(lambda_=0.5, samples=6, estimator="sampled", apply="proximal"),
+    "group-lasso": GroupLassoSP(),
+    "recadam": RecAdam(alpha=5.0),
     "drawing": [R3F(eps=0.3), Mixout(p=0.5), Similarity(weight=1.0)],
 }
 DRAWING = {"drawing"}  # draws or pairs examples in every process: another step for other layouts
