@@ -20,11 +20,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     Raises:
         RecipeError: TrainingArguments refuses the combination.
     """
-    selection = {
+    watching = {
         "eval_strategy": "epoch",
-        "load_best_model_at_end": True,
         "metric_for_best_model": recipe.task.selection_metric,
     }
+    selection = {**watching, "load_best_model_at_end": True}
     needed = {
         "output_dir": str(recipe.output_dir / CHECKPOINTS),
         "remove_unused_columns": False,  # the task's encode keeps exactly what the model takes
@@ -33,7 +33,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "push_to_hub": False,
         "resume_from_checkpoint": None,
     }
-    chosen = selection if recipe.keeps_best else {}
+    chosen = watching if "score" in recipe.freeze.watches else {}
+    chosen = selection if recipe.keeps_best else chosen
     settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
     try:
         args = TrainingArguments(**settings)

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import tiny
+import tiny_run
 import torch
 from safetensors.torch import load_file
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,9 +20,11 @@ from hf_sft import (
     ChainThaw,
     Gradual,
     LayerGroups,
+    Recipe,
     TrainLast,
     TransferTrainer,
 )
+from hf_sft import run as run_recipe
 from hf_sft.errors import UserError
 from hf_sft.optimizer_setup import expect_unused
 from hf_sft.plan_follower import PlanFollower
@@ -268,6 +271,16 @@ def test_waiting_for_a_score_that_no_evaluation_gives_is_refused(tmp_path):
     run.train()
     losses = [-e["eval_second_loss"] for e in run.state.log_history if "eval_second_loss" in e]
     assert run.follower.signals.values["best"] == max(losses)
+
+
+def test_a_recipe_that_waits_for_stalls_evaluates_by_itself(tmp_path):
+    """On a validation split, by the metric that selects, also where nothing else asks for it."""
+    stall = {"type": "gradual", "when": "stall"}
+    run_recipe(Recipe.load(tiny_run.text_recipe(tmp_path, freeze=stall)))
+    state = max((tmp_path / "out").rglob("trainer_state.json"), key=lambda p: p.stat().st_mtime)
+    memory = json.loads(state.read_text("utf-8"))["stateful_callbacks"]["RunRecord"]
+    signals = memory["attributes"]["memory"]["plan"]["signals"]
+    assert 0 <= signals["best"] <= 1, "an accuracy"
 
 
 # ---- LP-FT ----

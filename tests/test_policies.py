@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -443,6 +445,19 @@ def test_autofreeze_does_not_mind_windows_of_unequal_length():
         AutoFreeze(windows=7), gradients=lambda step, t: parameters(lambda n: 1.0, None, t)
     )
     assert list(changes(found)) == [0]
+
+
+def test_the_page_names_every_policy_with_its_defaults():
+    page = (Path(__file__).parent.parent / "docs" / "freezing.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| `(\w+)` \| (.*?) \| ", page, re.MULTILINE)
+    known = {name: cls for name, cls in choices(FreezePolicy).items() if cls is not TrainAll}
+    assert {name: cls for name, cls, _ in rows} == {n: cls.__name__ for n, cls in known.items()}
+    shared = FreezePolicy.model_fields.keys() | {"type"}
+    for name, _, text in rows:
+        for key, field in known[name].model_fields.items():
+            assert key in shared or f"`{key}" in text, (name, key)
+            if isinstance(field.default, int | float):
+                assert f"({field.default:g})" in text, (name, key)
 
 
 def test_static_policies_stay_static():
