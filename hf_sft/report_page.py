@@ -161,14 +161,13 @@ def timeline(data: dict[str, Any]) -> dict[str, Any]:
     ends = [change["step"] for change in changes[1:]] + [steps]
     rows = []
     for group in data["groups"] if changes else []:
-        bars: list[dict[str, float]] = []
+        runs: list[list[int]] = []  # first step, and the one after the last
         for change, end in zip(changes, ends, strict=True):
-            start, end = (100 * min(1.0, step / steps) for step in (change["step"], end))
-            if not change["trains"].get(group["name"]) or end <= start:
-                continue
-            if bars and bars[-1]["left"] + bars[-1]["width"] == start:
-                start = bars.pop()["left"]
-            bars.append({"left": start, "width": end - start})
+            start, end = min(change["step"], steps), min(end, steps)
+            if change["trains"].get(group["name"]) and start < end:
+                runs.append([runs.pop()[0] if runs and runs[-1][1] == start else start, end])
+        share = 100 / steps
+        bars = [{"left": share * start, "width": share * (end - start)} for start, end in runs]
         rows.append({"group": group, "bars": bars})
     ticks = _ticks([change["step"] for change in changes], steps)
     return {"rows": rows, "ticks": ticks, "steps": steps}

@@ -245,6 +245,12 @@ def test_bars_stop_where_a_group_did_and_go_on_where_it_did_again():
     assert [tick["step"] for tick in found["ticks"]] == [0, 5, 9]
 
 
+def test_a_group_that_trains_all_along_has_one_bar_whatever_else_changes():
+    changes = [{"step": at, "trains": {"head": 2}} for at in range(24)]
+    rows = timeline(transitions=changes, timing={**sample().data["timing"], "steps": 24})["rows"]
+    assert [len(row["bars"]) for row in rows] == [0, 0, 1]
+
+
 def test_without_a_record_of_changes_there_are_no_bars():
     assert timeline(transitions=[])["rows"] == []
     assert "What trained when" not in page(transitions=[]).text
