@@ -1,10 +1,16 @@
 """Watch: what is logged beside the loss, about the penalties and how they stand to the task."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hf_sft.penalties import WeightPrior
+from hf_sft.penalties.terms import Term, chunks, fresh_difference
+from hf_sft.starting_point import StartingPoint
 
 
 class Watch:
@@ -16,8 +22,8 @@ class Watch:
     source: below 0 the task leads further away, above 0 it leads back (the sign is SPD's signal).
 
     g is the reduced gradient before pull and clipping, function priors in it. Without a penalty
-    there are none of these. Cost, in steps that are logged: one more pull, and one parameter's
-    gradient of memory.
+    there are none of these. Cost, in steps that are logged: one more pass over θ, θ⁰ and g, in
+    chunks.
     """
 
     def __init__(self, trainer: Any):
@@ -54,50 +60,94 @@ class Watch:
     @torch.no_grad()
     def _measure(self, scale: float) -> dict[str, Tensor]:
         """Tensors that stay on their device: nothing waits for them before the log does."""
-        pull, start = self.trainer.pull, self.trainer.starting_point
-        task, pulled, along, grads, drift = (_Sum() for _ in range(5))
+        pull, sums, whole = self.trainer.pull, _Sums(), self._joined()
         for name, theta in pull.theta.items():
-            if theta.grad is None:
-                continue
-            g = theta.grad
-            if pull.pulls(name):
-                task.square(g), pulled.square(self._pull(name, theta))
-            if name in start.copies:
-                rows = slice(start.rows.get(name)) if theta.ndim else ...
-                d, g = theta[rows] - start.anchor(name, theta)[rows], g[rows]
-                grads.square(g), drift.square(d), along.product(g, d)
+            if theta.grad is not None:
+                for part in self._parts(name, theta):
+                    sums.add(part, pull.start)
+                if name in whole:
+                    sums.task = sums.task + dot(theta.grad, theta.grad)
+                    sums.pulled = sums.pulled + dot(whole[name], whole[name])
         found = {}
-        if pulled.any:
-            found["pull_to_gradient"] = scale * (pulled.total / task.total).sqrt()
-        if drift.any and (pulled.any or pull.function_priors or pull.step_rules):
-            found["gradient_drift_cosine"] = along.total / (grads.total * drift.total).sqrt()
+        if torch.is_tensor(sums.pulled):
+            found["pull_to_gradient"] = scale * (sums.pulled / sums.task).sqrt()
+        acts = torch.is_tensor(sums.pulled) or pull.function_priors or pull.step_rules
+        if acts and torch.is_tensor(sums.drift):
+            found["gradient_drift_cosine"] = sums.along / (sums.grads * sums.drift).sqrt()
         return found
 
-    def _pull(self, name: str, theta: Tensor) -> Tensor:
-        """∂Ω/∂θ_n of all weight priors, as training adds it."""
-        pull, alone = self.trainer.pull, theta.detach().requires_grad_()
-        alone.grad = torch.zeros_like(alone)
+    @property
+    def _joins(self) -> bool:
+        """Whether a prior couples parameters, as the factors of LoRA are."""
+        priors = self.trainer.pull.weight_priors
+        return any(type(p).add_gradient_ is not WeightPrior.add_gradient_ for p in priors)
+
+    def _joined(self) -> dict[str, Tensor]:
+        """∂Ω/∂θ by name where a prior couples parameters; costs a copy of the gradients."""
+        if not self._joins:
+            return {}
+        pull = self.trainer.pull
+        names = [n for n, p in pull.theta.items() if p.grad is not None and pull.pulls(n)]
+        alone = {name: pull.theta[name].detach().requires_grad_() for name in names}
+        for theta in alone.values():
+            theta.grad = torch.zeros_like(theta)
         for prior in pull.weight_priors:
-            joined = prior.joined(name, pull.start) - {name}
-            others = {n: p.detach() for n, p in pull.theta.items() if n in joined} if joined else {}
-            prior.add_gradient_({**others, name: alone}, pull.start, 1.0, pull.progress())
-        return alone.grad
+            prior.add_gradient_(alone, pull.start, 1.0, pull.progress())
+        return {name: theta.grad for name, theta in alone.items()}
+
+    def _parts(self, name: str, theta: Tensor) -> Iterable["_Part"]:
+        """A parameter, or its rows from the source and those it grew by, with what pulls them."""
+        pull, start, found = self.trainer.pull, self.trainer.starting_point, {}
+        if name in start.copies:
+            rows = slice(start.rows.get(name)) if theta.ndim else ...
+            anchor = start.anchor(name, theta)
+            found[True] = _Part(theta[rows], anchor[rows], theta.grad[rows], True, [])
+        for prior in [] if self._joins else pull.weight_priors:
+            for term in prior.terms({name: theta}, start, pull.progress()):
+                new = _Part(term.theta, term.anchor, term.grad, False, [])
+                found.setdefault(term.anchor is not None, new).terms.append((prior, term))
+        return found.values()
 
 
-class _Sum:
-    """A sum over parameters in float64, on their device."""
+@dataclass(frozen=True)
+class _Part:
+    """θ_n, a_n and g_n of one shape; whether a_n is θ⁰_n; the terms of the priors on them."""
+
+    theta: Tensor
+    anchor: Tensor | None
+    grad: Tensor
+    of_source: bool
+    terms: list[tuple[WeightPrior, Term]]
+
+
+class _Sums:
+    """Squared norms and a product, in float64 on the parameters' device; 0.0 before the first."""
 
     def __init__(self):
-        self.total: Tensor | float = 0.0
+        self.task = self.pulled = self.along = self.grads = self.drift = 0.0
 
-    @property
-    def any(self) -> bool:
-        return torch.is_tensor(self.total)
+    def add(self, part: _Part, start: StartingPoint) -> None:
+        """Go through a part once, chunk by chunk, as the pull itself does."""
+        weights = [prior._weight(term, start) for prior, term in part.terms]
+        for p, a, g, *w in chunks(part.theta, part.anchor, part.grad, *weights):
+            d, size = fresh_difference(p, a), dot(g, g)
+            if part.of_source:
+                self.grads, self.drift = self.grads + size, self.drift + dot(d, d)
+                self.along = self.along + dot(g, d)
+            if part.terms:
+                total = summed(part.terms, d, w)
+                self.task, self.pulled = self.task + size, self.pulled + dot(total, total)
 
-    def square(self, tensor: Tensor) -> None:
-        """Add ‖tensor‖²."""
-        self.total = self.total + torch.linalg.vector_norm(tensor.float()).double().square()
 
-    def product(self, a: Tensor, b: Tensor) -> None:
-        """Add ⟨a, b⟩."""
-        self.total = self.total + (a.float() * b.float()).sum(dtype=torch.float64)
+def summed(terms: list[tuple[WeightPrior, Term]], d: Tensor, weights: list) -> Tensor:
+    """Σ c·∂ω/∂d of all priors on a chunk; ``d`` may be overwritten."""
+    found = []
+    for (prior, term), weight in zip(terms, weights, strict=True):
+        direction, factor = prior.slope(d if len(terms) == 1 else d.clone(), weight)
+        found.append(direction * (factor * term.c))
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ of tensors of one shape."""
+    return torch.dot(a.flatten().float(), b.flatten().float()).double()

@@ -1,5 +1,7 @@
 """What is logged about the penalties is what it says, and looking changes nothing."""
 
+from typing import Literal
+
 import pytest
 import tiny
 import torch
@@ -33,6 +35,15 @@ def by_hand(run):
     return float(flat.norm() / task.norm()), float(g @ d / (g.norm() * d.norm()))
 
 
+class Joined(L2SP):
+    """A prior that sees all parameters at once, as LoRA-SP does."""
+
+    type: Literal["joined"] = "joined"
+
+    def add_gradient_(self, theta, start, scale=1.0, progress=0.0):
+        super().add_gradient_(theta, start, scale, progress)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
     "penalties",
@@ -40,6 +51,7 @@ def by_hand(run):
         [L2SP(lambda_=0.3, head=0.1)],
         [L2SP(lambda_=0.3), L2SP(lambda_=0.1, head=0.2)],
         [L2SP(lambda_=0.3, apply="proximal")],
+        [Joined(lambda_=0.3), L2SP(lambda_=0.1, head=0.2)],
     ],
 )
 def test_the_numbers_are_those_of_autograd(penalties, accumulation, tmp_path, monkeypatch):
