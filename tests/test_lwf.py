@@ -80,6 +80,18 @@ def test_the_head_that_was_replaced_is_asked_on_the_moved_backbone(tmp_path):
     assert all(p.grad is None for p in function.model.parameters())
 
 
+def test_a_new_head_of_the_same_shape_is_not_taken_for_the_sources(tmp_path):
+    """Three answers of the source's, three of the task's: the names and shapes agree."""
+    source, inputs = tiny.bert(), batch("bert")
+    torch.nn.init.normal_(source.classifier.weight)
+    settings = {"train_dataset": tiny.texts(8), "fresh": HEAD, "source": source}
+    trainer = TransferTrainer(tiny.bert(), tiny.arguments(tmp_path), penalty=LwF(), **settings)
+    function = trainer.source_pass.function
+    assert torch.equal(function.through_head(trainer.model, inputs), function(inputs).logits)
+    held(trainer, LwF(), inputs).backward()
+    assert trainer.model.classifier.weight.grad is None
+
+
 def test_running_statistics_are_the_models_own_and_do_not_move(tmp_path):
     source = tiny.resnet()
     fresh = {"timm_model.fc.weight", "timm_model.fc.bias"}
