@@ -322,11 +322,12 @@ def test_resuming_is_not_stopping(estimator, apply, tmp_path, monkeypatch):
     assert tiny.different(tensors, outcome(resumed)[0]) == []
 
 
-def test_the_model_may_have_moved_and_its_statistics_may_not(tmp_path):
+def test_the_model_may_have_moved_and_its_statistics_may_not(tmp_path, monkeypatch):
     moved = trainer(tmp_path / "a")
     with torch.no_grad():
         moved.model.bert.pooler.dense.weight.add_(1)
     moved.train()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "another"))
     still = trainer(tmp_path / "b")
     still.train()
     assert tiny.different(moved.starting_point.fisher, still.starting_point.fisher) == []
