@@ -1,6 +1,6 @@
 """The evidence: train what is missing, and write docs/evidence.md from what is there.
 
-    HF_SFT_DATA=... python benchmarks/evidence run [banking77] [digits] [lite0] [--until HH:MM]
+    HF_SFT_DATA=... python benchmarks/evidence run [digits] [banking77] [lite0] … [--until HH:MM]
     python benchmarks/evidence closed-form
     python benchmarks/evidence page
 
@@ -18,16 +18,25 @@ from ledger import Ledger
 ROOT = Path(__file__).resolve().parents[2]
 LEDGER = ROOT / "benchmarks" / "results" / "evidence.jsonl"
 EXPERIMENTS = {
-    "digits": "digits:Digits",
-    "banking77": "banking:Banking",
-    "lite0": "lite0:Lite0",
+    "digits": ("digits", "Digits"),
+    "banking77": ("banking", "Banking"),
+    "lite0": ("lite0", "Lite0"),
+    **{
+        f"probe-{data}-{count}": ("probes", "Probes", data, count)
+        for data, count in (
+            ("banking77", 5),
+            ("banking77", 10),
+            ("banking77", 30),
+            ("clinc150", 10),
+        )
+    },
 }
 
 
 def build(name: str):
     """An experiment by its name; its libraries are imported only now."""
-    module, _, cls = EXPERIMENTS[name].partition(":")
-    return getattr(import_module(module), cls)()
+    module, cls, *arguments = EXPERIMENTS[name]
+    return getattr(import_module(module), cls)(*arguments)
 
 
 def main():

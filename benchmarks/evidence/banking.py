@@ -63,15 +63,14 @@ ARMS = (
         + grid(LP_FT, {"also": [*WISE]}, similarity(100.0), rates=(3e-4,)),
     ),
     Arm("LP-FT + similarity + WiSE-FT .75", base="LP-FT + similarity", variants=("wise 0.75",)),
+    Arm("linear probe", grid({"freeze": {"type": "linear-probe"}}, rates=(HEAD_RATE,))),
+    Arm("full fine-tuning, learning rate / 4", base=FT, change={"rate_factor": 0.25, "also": []}),
+    Arm("L2-SP, gradient", grid(l2_sp(0.01)) + grid(l2_sp(0.1), rates=(1e-4, 3e-4))),
     Arm("LP-FT + L2-SP", grid(LP_FT, l2_sp(0.01)) + grid(LP_FT, l2_sp(0.1), rates=(1e-4, 3e-4))),
     Arm("similarity", grid(similarity(10.0), rates=(1e-4, 3e-4)) + grid(similarity(100.0))),
-    Arm("L2-SP, gradient", grid(l2_sp(0.01)) + grid(l2_sp(0.1), rates=(1e-4, 3e-4))),
-    Arm("full fine-tuning, learning rate / 4", base=FT, change={"rate_factor": 0.25, "also": []}),
     Arm(
         "L2-SP, proximal",
-        grid(l2_sp(3.0, "proximal"))
-        + grid(l2_sp(30.0, "proximal"))
-        + grid(l2_sp(30.0, "proximal"), rates=(3e-4,)),
+        grid(l2_sp(3.0, "proximal")) + grid(l2_sp(30.0, "proximal"), rates=(1e-4, 3e-4)),
     ),
     Arm("layer-wise decay", tuple(c | {"decay": d} for d in (0.8, 0.65) for c in grid())),
 )

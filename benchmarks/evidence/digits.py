@@ -72,8 +72,8 @@ ARMS = (
     *PATH,
 )
 LWF = (
-    Arm("LwF", grid(*weighted("lwf", 0.1, 1.0))),
-    Arm("LP-FT + LwF", grid(*weighted("lwf", 0.1, 1.0, **LP_FT))),
+    Arm("LwF", grid(*weighted("lwf", 0.01, 0.1, 1.0))),
+    Arm("LP-FT + LwF", grid(*weighted("lwf", 0.01, 0.1, 1.0, **LP_FT))),
 )
 
 

@@ -87,12 +87,15 @@ def pareto(rows: list[Row], labels: tuple[str, str], path: Path) -> None:
 
 
 def _name(axes, names: list[str], points: list[tuple[float, float]]) -> None:
-    """Numbers beside the points, names in a list at the right: nothing overlaps."""
+    """Numbers beside the points (one label where they coincide), names in a list at the right."""
     order = sorted(range(len(names)), key=lambda i: -points[i][1])
-    lines = []
+    together: dict[tuple[float, float], list[int]] = {}
     for number, i in enumerate(order, 1):
-        axes.annotate(str(number), points[i], (4, 4), textcoords="offset points", fontsize=8)
-        lines.append(f"{number:2d}  {names[i]}")
+        together.setdefault(points[i], []).append(number)
+    for point, numbers in together.items():
+        text = ", ".join(map(str, numbers))
+        axes.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
+    lines = [f"{number:\u2007>2}  {names[i]}" for number, i in enumerate(order, 1)]
     axes.text(1.02, 1.0, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8)
 
 

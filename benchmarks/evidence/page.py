@@ -12,6 +12,7 @@ from summary import Row, paired, rows, spelled, spread
 
 READING = Path(__file__).with_name("reading")
 BASE = "full fine-tuning"
+FRONT = "Blue: arms that no other arm beats in both. Bars: standard errors, where there are seeds."
 
 
 def write(experiments: list[Any], ledger: Ledger, folder: Path) -> None:
@@ -29,31 +30,27 @@ def section(experiment: Any, ledger: Ledger, folder: Path) -> str:
     title = f"## {experiment.title}"
     if not found:
         return f"{title}\n\nNothing has been measured yet."
-    picture = f"evidence_{experiment.name}.svg"
-    figures.pareto(found, (experiment.retained, "accuracy on the target, %"), folder / picture)
-    image = f"![{experiment.title}: accuracy against what is left of the source]({picture})"
-    return "\n\n".join(
-        [
-            title,
-            experiment.setting,
-            image,
-            table(found, experiment.retained),
-            _read(experiment.name),
-        ]
-    )
+    parts = [title, experiment.setting]
+    if experiment.retained:
+        picture = f"evidence_{experiment.name}.svg"
+        figures.pareto(found, (experiment.retained, "accuracy on the target, %"), folder / picture)
+        parts += [f"![{experiment.title}: accuracy against retention]({picture})", FRONT]
+    base = getattr(experiment, "base", BASE)
+    return "\n\n".join([*parts, table(found, experiment.retained, base), _read(experiment.name)])
 
 
-def table(found: list[Row], retained: str) -> str:
-    """One line per arm, Δ paired by seed against full fine-tuning."""
-    base = next((row for row in found if row.arm == BASE), None)
-    lines = [
-        f"| arm | chosen | seeds | accuracy | Δ accuracy | {retained} | Δ |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(found: list[Row], retained: str | None, against: str = BASE) -> str:
+    """One line per arm, Δ paired by seed against one of them."""
+    base = next((row for row in found if row.arm == against), None)
+    titles = ["arm", "chosen", "seeds", "accuracy", "Δ accuracy"]
+    titles += [retained, "Δ"] if retained else []
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in found:
         cells = [row.arm, spelled(row.choice), str(len(row.accuracy)), spread(row.accuracy)]
-        cells += [_difference(row.accuracy, base and base.accuracy), spread(row.retention)]
-        cells += [_difference(row.retention, base and base.retention)]
+        other = None if row is base else base
+        cells += [_difference(row.accuracy, other and other.accuracy)]
+        if retained:
+            cells += [spread(row.retention), _difference(row.retention, other and other.retention)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -59,7 +59,7 @@ def spread(values: dict[int, float]) -> str:
 def paired(values: dict[int, float], base: dict[int, float]) -> str:
     """Mean difference ± standard error over the seeds both have; n.s. within two of them."""
     common = sorted(values.keys() & base.keys())
-    if not common or values == base:
+    if not common:
         return "–"
     differences = [100 * (values[seed] - base[seed]) for seed in common]
     mean = statistics.mean(differences)
@@ -82,13 +82,12 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def spelled(choice: Choice) -> str:
     """The chosen settings in a few words."""
     settings, words = choice.settings, []
-    words.append(f"lr {settings['learning_rate'] * settings.get('rate_factor', 1.0):g}")
+    if "learning_rate" in settings:
+        words.append(f"lr {settings['learning_rate'] * settings.get('rate_factor', 1.0):g}")
     for block in settings.get("penalty", []):
         words += [f"λ {block['lambda']:g}" if "lambda" in block else f"weight {block['weight']:g}"]
-    if "decay" in settings:
-        words.append(f"decay {settings['decay']:g}")
-    if settings.get("weight_decay"):
-        words.append(f"weight decay {settings['weight_decay']:g}")
+    named = {"decay": "decay", "weight_decay": "weight decay", "C": "C"}
+    words += [f"{name} {settings[key]:g}" for key, name in named.items() if settings.get(key)]
     if choice.variant != "final":
         words.append(choice.variant.replace("stop", "stopped at").replace("wise", "α"))
     return ", ".join(words) + (
