@@ -23,7 +23,7 @@ from PIL import Image
 from hf_sft import Recipe, run
 from hf_sft.adapt import adapt
 from hf_sft.blend import blend
-from hf_sft.run import load_data
+from hf_sft.running import load_data
 from hf_sft.saved import predict
 from hf_sft.soup import soup
 

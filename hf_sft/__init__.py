@@ -5,7 +5,7 @@ from typing import Any
 
 _WHERE = {
     "Recipe": "recipe",
-    "run": "run",
+    "run": "running",
     "Report": "report",
     "TransferTrainer": "trainer",
     "Seq2SeqTransferTrainer": "trainer",
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'hf_sft' has no attribute {name!r}")
     value = getattr(import_module(f"hf_sft.{_WHERE[name]}"), name)
-    globals()[name] = value  # `hf_sft.run` is the function, also after its module was imported
+    globals()[name] = value
     return value
 
 

@@ -172,7 +172,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
     from hf_sft.output_folder import claim, nothing_left
     from hf_sft.processes import warn_if_fewer
-    from hf_sft.run import prepare
+    from hf_sft.running import prepare
     from hf_sft.training_arguments import training_arguments
 
     recipe = load(arguments)
@@ -188,7 +188,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Train, and print the result."""
-    from hf_sft.run import run
+    from hf_sft.running import run
 
     recipe = load(arguments)
     report = run(recipe, overwrite=arguments.overwrite)

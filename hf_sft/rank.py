@@ -20,7 +20,7 @@ from hf_sft.features import Features, extract, identity
 from hf_sft.models import LoadedModel, ModelSource, load_model
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import apply_override
-from hf_sft.run import load_data
+from hf_sft.running import load_data
 from hf_sft.table import table
 from hf_sft.transferability import h_score, leep, logme, nce
 

@@ -21,7 +21,7 @@ from hf_sft.errors import DataError, SourceError, listing
 from hf_sft.outcome import plain_metrics
 from hf_sft.recipe import Recipe
 from hf_sft.report import METRICS
-from hf_sft.run import load_data
+from hf_sft.running import load_data
 from hf_sft.table import table
 
 AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on

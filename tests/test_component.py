@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from abc import abstractmethod
 from typing import Literal
 
@@ -80,3 +82,19 @@ def test_nearest_and_listing():
     assert nearest("zzz", ["learning_rate"]) == ""
     assert listing(range(4), 2) == "0, 1, … (2 more)"
     assert listing([]) == ""
+
+
+def test_public_functions_are_no_modules_whatever_was_imported_before():
+    """A module of a public name would take its place once something imports it."""
+    script = (
+        "import hf_sft, pkgutil, importlib\n"
+        "for found in pkgutil.walk_packages(hf_sft.__path__, 'hf_sft.'):\n"
+        "    if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "import types\n"
+        "bad = [n for n in hf_sft.__all__ if isinstance(getattr(hf_sft, n), types.ModuleType)]\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]

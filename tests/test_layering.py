@@ -39,7 +39,7 @@ report
 report_page
 card
 hub
-run
+running
 saved rank
 held_out derived
 origin blend_page
@@ -155,10 +155,10 @@ def test_functions_are_short():
 
 def test_the_rules_can_be_broken():
     bad = ast.parse(
-        "import transformers.models\nfrom hf_sft import run\nfrom hf_sft.cli import main"
+        "import transformers.models\nfrom hf_sft import running\nfrom hf_sft.cli import main"
     )
     path = Path("penalties/new.py")
-    assert upward(path, imports(bad)) == ["cli", "run"]
+    assert upward(path, imports(bad)) == ["cli", "running"]
     assert forbidden(path, imports(bad)) == ["transformers.models"]
     inner = ast.parse("def f():\n    from hf_sft.report import Report")
     assert upward(Path("loaders/x.py"), imports(inner)) == ["report"]
