@@ -68,7 +68,11 @@ def pareto(rows: list[Row], labels: tuple[str, str], path: Path) -> None:
         points = [(_mean(row.retention), _mean(row.accuracy)) for row in kept]
         best = front(points)
         axes.plot(*zip(*best, strict=True), color=PALE, linewidth=1.2, zorder=0)
-        for row, (x, y) in zip(kept, points, strict=True):
+        path_of = [i for i, row in enumerate(kept) if ", λ " in row.arm]
+        _path(axes, [points[i] for i in path_of])
+        for i, (row, (x, y)) in enumerate(zip(kept, points, strict=True)):
+            if i in path_of:
+                continue
             on_front = (x, y) in best
             axes.errorbar(
                 x,
@@ -80,10 +84,19 @@ def pareto(rows: list[Row], labels: tuple[str, str], path: Path) -> None:
                 elinewidth=0.7,
                 markersize=5 if on_front else 4,
             )
-        _name(axes, [row.arm for row in kept], points)
+        named = [i for i in range(len(kept)) if i not in path_of]
+        _name(axes, [kept[i].arm for i in named], [points[i] for i in named])
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.margins(0.12)
         _save(figure, path)
+
+
+def _path(axes, points: list[tuple[float, float]]) -> None:
+    """One method over its strengths: a line instead of numbers."""
+    if points:
+        label = "L2-SP at one learning rate, λ rising"
+        axes.plot(*zip(*points, strict=True), ".-", color="#d55e00", linewidth=1, label=label)
+        axes.legend(frameon=False, loc="lower left")
 
 
 def _name(axes, names: list[str], points: list[tuple[float, float]]) -> None:

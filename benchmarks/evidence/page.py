@@ -8,7 +8,7 @@ import closed_form
 import figures
 from arms import SELECTION_SEED
 from ledger import Ledger
-from summary import Row, paired, rows, spelled, spread
+from summary import Row, paired, rows, spelled, spread, tried
 
 READING = Path(__file__).with_name("reading")
 BASE = "full fine-tuning"
@@ -36,7 +36,25 @@ def section(experiment: Any, ledger: Ledger, folder: Path) -> str:
         figures.pareto(found, (experiment.retained, "accuracy on the target, %"), folder / picture)
         parts += [f"![{experiment.title}: accuracy against retention]({picture})", FRONT]
     base = getattr(experiment, "base", BASE)
-    return "\n\n".join([*parts, table(found, experiment.retained, base), _read(experiment.name)])
+    parts += [table(found, experiment.retained, base), _read(experiment.name)]
+    if any(row.choice.tried < row.choice.of for row in found):
+        parts.append(candidates(experiment, ledger))
+    return "\n\n".join(part for part in parts if part)
+
+
+def candidates(experiment: Any, ledger: Ledger) -> str:
+    """All that was tried on the selection seed, where not every candidate was."""
+    lines = [
+        f"Everything that was trained on seed {SELECTION_SEED}, chosen or not:",
+        "",
+        f"| settings | accuracy, validation | accuracy, test | {experiment.retained} |",
+        "|---|---|---|---|",
+    ]
+    for name, validation, test in tried(experiment, ledger):
+        scores = (validation["accuracy"], test["accuracy"], test["retention"])
+        cells = ["–" if score is None else f"{100 * score:.1f}" for score in scores]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
 
 
 def table(found: list[Row], retained: str | None, against: str = BASE) -> str:

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from arms import Choice
+from arms import SELECTION_SEED, Choice
 from driver import chosen
 from ledger import Ledger
 
@@ -93,3 +93,20 @@ def spelled(choice: Choice) -> str:
     return ", ".join(words) + (
         "" if choice.tried == choice.of else f" ({choice.tried}/{choice.of})"
     )
+
+
+def tried(experiment: Any, ledger: Ledger) -> list[tuple[str, dict, dict]]:
+    """Every state trained on the selection seed: (settings, validation score, test score)."""
+    found = []
+    for line in ledger.lines:
+        if (line["experiment"], line["seed"]) != (experiment.name, SELECTION_SEED):
+            continue
+        settings, results = line["settings"], line["results"]
+        kinds = [settings["freeze"]["type"]] if "freeze" in settings else []
+        kinds += [
+            " ".join(filter(None, (b["type"], b.get("apply")))) for b in settings.get("penalty", [])
+        ]
+        for variant, score in results["test"].items():
+            words = [*(kinds or ["plain"]), spelled(Choice(settings, variant))]
+            found.append((", ".join(words), results["validation"][variant], score))
+    return sorted(found, key=lambda row: row[0])
