@@ -60,11 +60,16 @@ def train(model: Any, rows: Any, settings: dict, seed: int, own: dict, head: flo
             callbacks=[stops],
             **more,
         ).train()
-    states = {"final": model.state_dict()} | stops.states
-    for name in also:
-        if name.startswith("wise"):
-            states[name] = wise_ft(start, model.state_dict(), float(name.split()[1]), more["fresh"])
-    return states
+    found = {"final": model.state_dict()} | stops.states
+    return found | on_the_way(start, model, also, more["fresh"])
+
+
+def on_the_way(start: dict, model: Any, also: list[str], fresh: Any) -> dict:
+    """The states of ``also`` between the source and the end."""
+    alphas = {name: float(name.split()[1]) for name in also if name.startswith("wise")}
+    return {
+        name: wise_ft(start, model.state_dict(), alpha, fresh) for name, alpha in alphas.items()
+    }
 
 
 def block(base: type, settings: dict) -> Any:
