@@ -178,11 +178,17 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     recipe = load(arguments)
     args = training_arguments(recipe)
     warn_if_fewer(args.world_size)
-    claim(recipe, arguments.overwrite)
+    taken = None
+    try:
+        claim(recipe, arguments.overwrite)
+    except RecipeError as error:  # told last, so that a variant of a run can be checked
+        taken = error
     with nothing_left(recipe.output_dir):
         prepared = prepare(recipe, args)
         print(prepared.plan())
         prepared.rehearse(recipe)
+    if taken is not None:
+        raise RecipeError(f"All but the place is good: one batch went through the model. {taken}")
     print("The recipe is good: one batch went through the model. Nothing was written.")
 
 

@@ -70,7 +70,8 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
     if getattr(trainer, "_loss_shifts_labels", False) or shifts_labels(trainer.model):
         labels = labels[..., 1:]
     config = getattr(trainer.model, "config", None)
-    ignored = getattr(config, "semantic_loss_ignore_index", -100)
+    per_pixel = labels.ndim > 2  # (examples, height, width); elsewhere 255 is a class
+    ignored = getattr(config, "semantic_loss_ignore_index", -100) if per_pixel else -100
     return int((labels != ignored).sum())
 
 

@@ -22,10 +22,24 @@ def divide_(
     follower: PlanFollower,
     pull: Pull,
 ) -> None:
-    """Groups by learning rate, and hooks of penalties and plans; before the first step."""
+    """Groups by learning rate, and hooks of penalties and plans; once, before the first step.
+
+    Raises:
+        UserError: a plug-in, or ``learning_rates``, needs groups that the optimizer cannot be given
+            any more.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's own around it
+    if pull.attached is optimizer:
+        return
     names = {id(p): name for name, p in model.named_parameters()}
     by_name, by_origin = follower.policy.multiplies, pull.scales_steps
     if rates or by_name or by_origin:
+        if any("initial_lr" in group for group in optimizer.param_groups) or optimizer.state:
+            raise UserError(
+                "learning_rates, auto-rgn and recadam divide the optimizer's groups anew, which an "
+                "optimizer of your own with a scheduler, or after steps, cannot take. Leave out "
+                "optimizers=, or give (optimizer_cls, settings) as optimizer_cls_and_kwargs=."
+            )
         factors = multipliers(rates, follower.groups) if rates else {}
 
         def apart(name: str) -> tuple:

@@ -22,7 +22,8 @@ from hf_sft.run_record import recorded_source
 log = logging.getLogger(__name__)
 
 RECIPE, REPORT, CHECKPOINTS, MODEL = "recipe.yaml", "report.json", "checkpoints", "model"
-OURS = (RECIPE, REPORT, "report.html", "README.md", MODEL, CHECKPOINTS)
+PUBLISHED = (REPORT, "README.md", "report.html")  # a run that has them all is finished
+OURS = (RECIPE, *PUBLISHED, MODEL, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
 DATA = "data.json"  # likewise: what the rows were when the run began
 
@@ -50,9 +51,11 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         return _not_a_run(folder, place, overwrite)
     if overwrite:
         return None
+    if not (folder / RECIPE).is_file():
+        raise RecipeError(f"{place} holds the remains of a run. {remedy}")
     if identity(read(folder / RECIPE)) != identity(recipe.raw):
         raise RecipeError(f"{place} holds a run of a different recipe. {remedy}")
-    if (folder / REPORT).exists():
+    if all((folder / name).exists() for name in PUBLISHED):
         raise RecipeError(f"{place} holds a finished run. {remedy}")
     if recipe.training.get("resume_from_checkpoint") is False:
         raise RecipeError(f"{place} holds an unfinished run, not to be resumed. {remedy}")
@@ -64,7 +67,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
 
 def is_run(folder: Path) -> bool:
     """Whether a run wrote the folder; a recipe that merely lies there does not make it one."""
-    return (folder / RECIPE).is_file() and (folder / CHECKPOINTS / ORIGIN).is_file()
+    return (folder / CHECKPOINTS / ORIGIN).is_file()  # written first, taken away last
 
 
 def _not_a_run(folder: Path, place: str, overwrite: bool) -> None:
@@ -119,8 +122,15 @@ def _is_whole(checkpoint: Path) -> bool:
                 return False
     except (OSError, ValueError, LookupError, AttributeError, SafetensorError):
         return False
-    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *_random_states(checkpoint)]
     return bool(weights) and all(zipfile.is_zipfile(state) for state in states)
+
+
+def _random_states(checkpoint: Path) -> list[Path]:
+    """The file of every process that runs now; each writes its own."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    names = [f"rng_state_{rank}.pth" for rank in range(count)] if count > 1 else ["rng_state.pth"]
+    return [checkpoint / name for name in names]
 
 
 def refuse_other_data(recipe: Recipe, identity: dict[str, str]) -> None:
@@ -130,7 +140,7 @@ def refuse_other_data(recipe: Recipe, identity: dict[str, str]) -> None:
         RecipeError: a split has changed since.
     """
     file = recipe.output_dir / CHECKPOINTS / DATA
-    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity
+    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity  # whole, or absent
     if changed := [split for split in then | identity if then.get(split) != identity.get(split)]:
         raise RecipeError(
             f"training.output_dir: '{recipe.output_dir}' holds an unfinished run whose data have "
@@ -150,20 +160,29 @@ def record(
         if overwrite:
             clear(folder)
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(dump(recipe.raw), "utf-8")
-        origin = str(recipe.path.resolve().parent)
-        (folder / CHECKPOINTS / ORIGIN).write_text(origin, "utf-8")
-        (folder / CHECKPOINTS / DATA).write_text(json.dumps(identity), "utf-8")
+        _write(folder / CHECKPOINTS / ORIGIN, str(recipe.path.resolve().parent))
+        _write(folder / CHECKPOINTS / DATA, json.dumps(identity))
+        _write(folder / RECIPE, dump(recipe.raw))
+
+
+def _write(path: Path, text: str) -> None:
+    """Put the file there whole, at once."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
 
 
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
-    for name in OURS:
-        path = folder / name
+    checkpoints = folder / CHECKPOINTS
+    inside = [path for path in checkpoints.glob("*") if path.name != ORIGIN]
+    for path in [*(folder / name for name in OURS if name != CHECKPOINTS), *inside]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    if checkpoints.is_dir():  # with the mark that the folder is a run's, the last to go
+        shutil.rmtree(checkpoints)
 
 
 @contextmanager

@@ -35,16 +35,16 @@ class PlanFollower:
         self.policy, self.groups, self.trainable = policy, groups, frozenset(trainable)
         self.seed = seed
         self.ever_trains = policy.ever_trains(groups) & self.trainable
+        self.idle, self.fixed = set(self.ever_trains), None
         self.begin()
 
     def begin(self, memory: dict[str, Any] | None = None) -> None:
-        """Start anew, or go on from what `memory` gave."""
-        memory = memory or {}
+        """Start anew, or go on from what `memory` gave; what has moved before stays counted."""
+        memory = memory or {"idle": self.idle, "fixed": self.fixed}
         self.signals = Signals(memory.get("signals", {}), memory.get("seed", self.seed))
         self.transitions: list[dict[str, Any]] = list(memory.get("transitions", []))
-        self.idle = set(memory.get("idle", self.ever_trains))
-        fixed = memory.get("fixed")
-        self.fixed: set[str] | None = None if fixed is None else set(fixed)
+        self.idle = set(memory["idle"])
+        self.fixed = None if memory["fixed"] is None else set(memory["fixed"])
         self.plan: Plan | None = None
         self._applied: tuple[int | None, Signals] | None = None
         self._model: nn.Module | None = None

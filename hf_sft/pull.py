@@ -33,6 +33,7 @@ class Pull:
         progress: Callable[[], float] = lambda: 0.0,
     ):
         self.penalties, self.start, self.progress = tuple(penalties), start, progress
+        self.attached: torch.optim.Optimizer | None = None
         self._seen: list[Any] = []
         self._rates_before: list[float] = []
         self.take(model)
@@ -118,6 +119,7 @@ class Pull:
 
         Hooks of the optimizer itself: a step that a loss scaler skips does not call them.
         """
+        self.attached = optimizer
         late = [p for p in self.weight_priors if p.apply == "proximal"]
         if late or self.step_rules or self.scales_steps:
             optimizer.register_step_pre_hook(self._before_step)

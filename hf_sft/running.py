@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -10,7 +11,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import card, hub, model_folder, output_folder, plan, report_page
 from hf_sft.data_identity import data_identity
-from hf_sft.errors import RecipeError, UserError
+from hf_sft.errors import DataError, RecipeError, UserError
+from hf_sft.freezing import Signals
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.penalties import FunctionPrior
@@ -18,6 +20,7 @@ from hf_sft.processes import warn_if_fewer
 from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import rehearse
 from hf_sft.report import Report
+from hf_sft.run_record import refuse_other_source
 from hf_sft.trainer import TransferTrainer
 from hf_sft.training_arguments import training_arguments
 
@@ -78,6 +81,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     identity = data_identity(prepared.data)
     if resume is not None:
         output_folder.refuse_other_data(recipe, identity)
+        refuse_other_source(Path(resume), prepared.trainer.starting_point.fingerprint)
     prepared.rehearse(recipe)
     output_folder.record(recipe, args, overwrite, identity)
     prepared.trainer.train(resume_from_checkpoint=resume)
@@ -89,7 +93,10 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
 def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     """Steps 1 to 6: everything is checked, nothing is trained or written."""
     task = recipe.task
-    data = load_data(recipe)
+    try:
+        data = load_data(recipe)
+    except UserError as error:
+        raise DataError("\n".join([str(error), *_more_problems(recipe)])) from error
     names = data["train"].features[task.label].names
     transformers.set_seed(args.seed)  # the new head is drawn here
     loaded = load_model(recipe.model, task, names, recipe.locate)
@@ -97,6 +104,16 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
     trainer = build_trainer(recipe, args, encoded, names, loaded)
     return Prepared(data, encoded, names, loaded, trainer)
+
+
+def _more_problems(recipe: Recipe) -> list[str]:
+    """What else would be wrong once the data are right: the source, and the policy on it."""
+    try:
+        loaded = load_model(recipe.model, recipe.task, ["a", "b"], recipe.locate)
+        recipe.freeze.plan(loaded.groups, 0.0, Signals())
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def load_data(recipe: Recipe) -> DatasetDict:

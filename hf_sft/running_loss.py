@@ -33,8 +33,8 @@ class RunningLoss:
         if self._held_now is not None:
             held = self._held_now / parts
             loss = loss - held
-            self._held_sum, self._held_now = self._held_sum + held.double(), None
-        self.total = self.total + loss.double()
+            self._held_sum, self._held_now = self._held_sum + wide(held), None
+        self.total = self.total + wide(loss)
         return loss
 
     def step_done(self) -> None:
@@ -49,16 +49,24 @@ class RunningLoss:
         self._held_sum, self._held_steps = 0.0, 0
         return mean
 
-    def check(self, step: int, args: Any) -> None:
-        """Raise when the loss has not been finite.
+    def check(self, step: int, args: Any, accelerator: Any) -> None:
+        """Raise, on all processes, when the loss of one has not been finite.
 
         Raises:
             UserError: with the step, and what to try. Trainer's own filter would hide it.
         """
-        if torch.is_tensor(self.total) and not torch.isfinite(self.total):
-            raise UserError(
-                f"The training loss is not finite, within the {args.logging_steps:g} steps before "
-                f"step {step}: training has diverged. Lower training.learning_rate (now "
-                f"{args.learning_rate:g}) or a penalty's strength, and start anew with "
-                "--overwrite; checkpoints from before are kept."
-            )
+        if torch.is_tensor(self.total) and not accelerator.reduce(self.total).isfinite():
+            raise diverged("The training loss is", step, args)
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return value if value.device.type == "mps" else value.double()
+
+
+def diverged(what: str, step: int, args: Any) -> UserError:
+    """The error that says so, and what to try."""
+    return UserError(
+        f"{what} not finite at step {step}: training has diverged. Lower training.learning_rate "
+        f"(now {args.learning_rate:g}) or a penalty's strength, and start anew with --overwrite."
+    )

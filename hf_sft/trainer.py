@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sft import prior_data
+from hf_sft.completed import chosen, is_last, take_up
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import Counts, count_step, divisor, honours_item_count, shares_of_step
@@ -27,10 +27,9 @@ from hf_sft.trainer_memory import Memory
 from hf_sft.watch import Watch
 
 log = logging.getLogger(__name__)
-REWEIGHTED = (
-    "%s ignores num_items_in_batch: its loss is weighted here, so that one step is the same for "
-    "any accumulation and number of processes."
-)
+Checkpoint = str | PathLike | bool | None
+REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that a step is the same \
+for any accumulation and number of processes."
 
 
 class TransferMixin:
@@ -127,25 +126,26 @@ class TransferMixin:
 
     # ---- Trainer's own hooks ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: Checkpoint = None, *args: Any, **kwargs: Any):
         """As Trainer's; a checkpoint from another source is refused before anything is loaded."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        resumes = isinstance(resume_from_checkpoint, str)
-        self.memory.recall(Path(resume_from_checkpoint) if resumes else None)
+        checkpoint = chosen(resume_from_checkpoint, self.args.output_dir)
+        self.memory.recall(checkpoint)
         self.rescales_loss = not self.honours_items
         if self.rescales_loss and self.model_accepts_loss_kwargs:
             # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
             # by the accumulation steps nor undo its own factor num_processes.
             self.model_accepts_loss_kwargs = False
-            log.info(REWEIGHTED, type(self.model).__name__)
+            log.warning(REWEIGHTED, type(self.model).__name__)
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # accelerate 1.15 takes a model that was evaluated for one that is wrapped: without DDP
             # the replicas would drift apart silently.
             self.model._is_accelerate_prepared = False
+        if checkpoint is not None and is_last(self, checkpoint):
+            return take_up(self, checkpoint)
         prior_data.prepare(self)
         self.source_pass.prepare(self)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        going_on = resume_from_checkpoint if checkpoint is None else str(checkpoint)
+        return super().train(going_on, *args, **kwargs)
 
     def follow_plan(self) -> None:
         """Make the model follow the policy's plan now; a no-op while nothing changes."""
@@ -163,13 +163,12 @@ class TransferMixin:
         The groups do not depend on what the plan opens when, so that a checkpoint always fits.
         """
         inner = self.model if model is None else model
-        parameters, new = dict(inner.named_parameters()), self.optimizer is None
+        parameters = dict(inner.named_parameters())
         for name in self.follower.trainable & set(parameters):
             parameters[name].requires_grad_(True)
         optimizer = super().create_optimizer(*(() if model is None else (model,)))
-        if new:
-            divide_(optimizer, inner, self.learning_rates, self.follower, self.pull)
-        # Wrapped for DDP after this: everything that will ever train must require a gradient then.
+        divide_(optimizer, inner, self.learning_rates, self.follower, self.pull)
+        # DDP wraps after this: everything that will ever train must require a gradient then.
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in self.ever_trains)
         self.follower.reopen()
@@ -237,7 +236,7 @@ class TransferMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's; beside the task ``loss``, what `Watch` has seen of the penalties."""
         if "loss" in logs:
-            self.running_loss.check(self.state.global_step, self.args)
+            self.running_loss.check(self.state.global_step, self.args, self.accelerator)
             logs |= self.watch.logged(logs["loss"])
         super().log(logs, *args, **kwargs)
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -11,7 +12,7 @@ from hf_sft.errors import UserError, listing
 from hf_sft.freezing.base import Moment
 from hf_sft.rates import keep_ratios_
 from hf_sft.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
-from hf_sft.running_loss import RunningLoss
+from hf_sft.running_loss import RunningLoss, diverged
 
 
 class Memory(TrainerCallback):
@@ -34,6 +35,17 @@ class Memory(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.running_loss.step_done()
+        self._refuse_to_save_divergence(args, state, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._refuse_to_save_divergence(args, state, control)
+
+    def _refuse_to_save_divergence(self, args, state, control):
+        """A checkpoint to go on from holds numbers."""
+        if control.should_save:
+            parameters = self.trainer.model.parameters()
+            if not all(bool(torch.isfinite(p).all()) for p in parameters if p.requires_grad):
+                raise diverged("The weights are", state.global_step, args)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         trainer = self.trainer

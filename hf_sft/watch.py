@@ -150,4 +150,5 @@ def summed(terms: list[tuple[WeightPrior, Term]], d: Tensor, weights: list) -> T
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a, b⟩ of tensors of one shape."""
-    return torch.dot(a.flatten().float(), b.flatten().float()).double()
+    found = torch.dot(a.flatten().float(), b.flatten().float())
+    return found if found.device.type == "mps" else found.double()  # Apple's GPUs have no float64

@@ -290,7 +290,12 @@ def test_what_trainer_would_refuse_later_is_told_at_once(capsys, recipe, command
 
 
 def test_check_refuses_the_folder_that_run_would_refuse(capsys, finished, recipe):
-    assert "finished" in refused(capsys, "check", recipe)
+    """After everything else, so that a variant of a run can be looked at."""
+    capsys.readouterr()
+    assert main(["check", str(recipe)]) == 2
+    output = capsys.readouterr()
+    assert "finished" in output.err
+    assert "parameters train" in output.out
     assert main(["check", str(recipe), "--overwrite"]) == 0
 
 
@@ -337,3 +342,14 @@ def test_every_kind_of_method_runs_from_a_recipe(recipe, method):
     assert main(["run", str(recipe), method]) == 0
     report = json.loads((recipe.parent / "out" / "report.json").read_text())
     assert report["freeze"]["verified_unchanged"]
+
+
+def test_problems_of_data_model_and_policy_are_told_together(capsys, recipe, tmp_path):
+    message = refused(
+        capsys, "run", recipe, "task.label=topic", "freeze={type: train-last, count: 9}"
+    )
+    assert "'topic'" in message
+    assert "freeze.count" in message
+    message = refused(capsys, "check", recipe, "task.label=topic", "model.hidden_sise=3")
+    assert "'topic'" in message
+    assert "model.hidden_sise" in message

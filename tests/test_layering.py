@@ -23,7 +23,7 @@ rates
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss optimizer_setup watch fisher fisher_cache
-rehearsal prior_data
+rehearsal prior_data completed
 source_pass trainer_memory
 trainer
 table_files

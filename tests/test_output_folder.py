@@ -45,6 +45,7 @@ def checkpoint(folder, step):
     save_file({"w": torch.zeros(100)}, path / "model.safetensors")
     torch.save({}, path / "optimizer.pt")
     torch.save({}, path / "scheduler.pt")
+    torch.save({}, path / "rng_state.pth")
     state = {"stateful_callbacks": {"RunRecord": RunRecord("abc").state()}}
     (path / "trainer_state.json").write_text(json.dumps(state))
     return path
@@ -113,7 +114,10 @@ def test_a_different_run_is_refused(recipe, override):
 
 def test_a_finished_run_is_refused(recipe):
     folder = started(recipe)
-    (folder / "report.json").write_text("{}")
+    for name in ("report.json", "README.md"):
+        (folder / name).write_text("{}")
+        assert claim(recipe, False) is None, "killed before it was published whole: it goes on"
+    (folder / "report.html").write_text("")
     assert "finished" in refused(recipe)
     assert claim(recipe, True) is None
 
@@ -170,6 +174,7 @@ BREAKS = {
     "empty weights": lambda path: (path / "model.safetensors").write_bytes(b""),
     "no optimizer": lambda path: (path / "optimizer.pt").unlink(),
     "torn optimizer": lambda path: torn(path / "optimizer.pt"),
+    "no random state": lambda path: (path / "rng_state.pth").unlink(),
     "no scheduler": lambda path: (path / "scheduler.pt").unlink(),
     "missing shard": lambda path: (path / "model.safetensors.index.json").write_text(
         '{"weight_map": {"w": "model.safetensors", "v": "model-2.safetensors"}}'
@@ -231,3 +236,24 @@ def test_a_run_does_not_go_on_with_other_data(recipe):
     for changed in ({"train": "a", "test": "c"}, {"train": "a"}, {**IDENTITY, "validation": "d"}):
         with pytest.raises(RecipeError, match="data have changed since it began: (test|valid)"):
             refuse_other_data(recipe, changed)
+
+
+def test_a_kill_while_an_old_run_is_cleared_leaves_a_folder_that_overwrite_takes(recipe):
+    folder = started(recipe)
+    checkpoint(folder, 3)
+    (folder / "recipe.yaml").unlink()
+    shutil.rmtree(folder / CHECKPOINTS / "checkpoint-3")
+    assert "remains of a run" in refused(recipe)
+    assert claim(recipe, True) is None
+    clear(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_two_processes_need_the_random_states_of_both(recipe, monkeypatch):
+    folder = started(recipe)
+    path = checkpoint(folder, 3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert newest_whole_checkpoint(folder / CHECKPOINTS) is None
+    for rank in range(2):
+        torch.save({}, path / f"rng_state_{rank}.pth")
+    assert newest_whole_checkpoint(folder / CHECKPOINTS) == path
