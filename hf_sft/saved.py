@@ -184,7 +184,7 @@ def _write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
 
 def _write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:
     for record in itertools.chain([first], records):
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
 def _flat(record: dict) -> dict:

@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_sft import model_folder, saved
 from hf_sft.cli import main
+from hf_sft.tasks import TextClassification
 
 TEXTS = ["red old", "oak tall", 'ünknown, "quoted"']
 
@@ -273,3 +274,15 @@ def test_an_image_that_cannot_be_decoded_is_named(image_run, capsys, tmp_path):
     assert str(tmp_path / "in" / "bad.png") in message
     assert "good.png" not in message
     assert "no images there" in refused(capsys, "predict", image_run, image_run / "recipe.yaml")
+
+
+def test_predict_keeps_the_other_columns_of_a_table(tmp_path):
+    """So that the answers can be joined to what they are about."""
+    task = TextClassification()
+    path = write_csv(
+        tmp_path / "in.csv", [("a7", "red oak", "tree", 3)], header=("id", "text", "label", "size")
+    )
+    rows = task.read_inputs(path)
+    record = next(task.predictions(rows, torch.tensor([[0.0, 2.0]]), ["flower", "tree"]))
+    assert list(record) == ["id", "text", "size", "label", "probability", "probabilities"]
+    assert (record["id"], record["size"], record["label"]) == ("a7", 3, "tree")

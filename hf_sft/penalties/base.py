@@ -77,6 +77,8 @@ class WeightPrior(Penalty):
         if not isinstance(data, dict):
             return data
         given = [key for key in STRENGTHS if data.get(key) is not None]
+        if not given and {"lambda", "lambda_"} & data.keys():
+            raise ValueError("lambda: a number is wanted, found nothing; 0 turns the pull off")
         if len(given) > 1:
             raise ValueError(f"one strength is wanted, found {' and '.join(given)}")
         if not cls.squared and set(given) & set(STRENGTHS[2:]):

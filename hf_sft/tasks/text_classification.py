@@ -14,6 +14,7 @@ from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
 
 NO_LIMIT = 10**9  # a tokenizer that knows no limit says 10**30
+ANSWERS = ("label", "probability", "probabilities")  # columns of the predictions
 
 
 class TextClassification(Classification):
@@ -86,7 +87,8 @@ class TextClassification(Classification):
         missing = self.missing_columns(path.name, rows.column_names)
         if missing := [line for line in missing if not line.startswith("task.label")]:
             raise DataError("\n".join(missing))
-        rows = self.typed(rows.select_columns(self.text))
+        taken = {self.label, *ANSWERS} - set(self.text)
+        rows = self.typed(rows.remove_columns([c for c in rows.column_names if c in taken]))
         if problems := self.input_problems(f"'{path.name}'", rows):
             raise DataError("\n".join(problems))
         if len(rows) == 0:
@@ -104,8 +106,7 @@ class TextClassification(Classification):
         return Dataset.from_dict({self.text[0]: [line for line in lines if line.strip()]})
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
-        for values in zip(*(rows[column] for column in self.text), strict=True):
-            yield dict(zip(self.text, values, strict=True))
+        yield from map(dict, rows)
 
 
 def _refuse_stranger(tokenizer: Any, config: Any) -> None:
