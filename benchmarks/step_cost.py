@@ -104,15 +104,15 @@ def trainer(arm, name, folder):
 
 
 def timed_pull(built):
-    """Seconds of every add_pull_, the only thing an L2-SP step does beside the plain one's work."""
-    seconds, pull = [], built.add_pull_
+    """Seconds of every add_gradient_, the only thing an L2-SP step does beside the plain one's work."""
+    seconds, pull = [], built.pull.add_gradient_
 
-    def timed():
+    def timed(scale=1.0):
         start = time.perf_counter()
-        pull()
+        pull(scale)
         seconds.append(time.perf_counter() - start)
 
-    built.add_pull_ = timed
+    built.pull.add_gradient_ = timed
     return seconds
 
 

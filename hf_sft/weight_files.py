@@ -57,9 +57,14 @@ def _check_use(source: Any, task: Any, path: Path) -> None:
             "load. Name the folder that holds it with its config.json."
         )
     if source.architecture is None or not timm.is_model(source.architecture):
+        found = (
+            "this key is needed"
+            if source.architecture is None
+            else (f"{source.architecture!r} is no timm model")
+        )
         raise SourceError(
-            f"model.architecture: {source.architecture!r} is no timm model; a bare weight file "
-            f"needs the name it was trained as.{nearest(source.architecture, timm.list_models())}"
+            f"model.architecture: {found}; a bare weight file has to be given the name it was "
+            f"trained as in timm.{nearest(source.architecture, timm.list_models())}"
         )
     if source.keys == "in-order" and path.suffix == ".safetensors":
         raise SourceError(

@@ -18,13 +18,13 @@ from hf_sft.penalties.strength import (
     from_alpha,
     from_half_life,
     from_radius,
+    one_strength,
 )
 from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
 from hf_sft.selection import first_match
 from hf_sft.starting_point import StartingPoint
 
 Parameters = Mapping[str, Tensor]
-STRENGTHS = ("lambda_", "lambda", "alpha", "half_life", "radius")
 DECAY = Square()  # of what is new, under every prior
 
 
@@ -74,16 +74,9 @@ class WeightPrior(Penalty):
     @model_validator(mode="before")
     @classmethod
     def _one_strength(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or one_strength(data, cls.squared):
             return data
-        given = [key for key in STRENGTHS if data.get(key) is not None]
-        if not given and {"lambda", "lambda_"} & data.keys():
-            raise ValueError("lambda: a number is wanted, found nothing; 0 turns the pull off")
-        if len(given) > 1:
-            raise ValueError(f"one strength is wanted, found {' and '.join(given)}")
-        if not cls.squared and set(given) & set(STRENGTHS[2:]):
-            raise ValueError(f"{given[0]} is a unit of squared distances; give lambda")
-        return data if given else {**data, "lambda": cls.default_lambda}
+        return {**data, "lambda": cls.default_lambda}
 
     # ---- the formula ----
 

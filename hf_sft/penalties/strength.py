@@ -1,7 +1,9 @@
 """How hard a pull is: λ, the paper's α, a half-life or a radius, all turned into λ."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, field_serializer
 
@@ -34,6 +36,25 @@ class Optimization:
     steps: int
     momentum: float = 0.0
     adaptive: bool = True
+
+
+STRENGTHS = ("lambda_", "lambda", "alpha", "half_life", "radius")
+
+
+def one_strength(settings: Mapping[str, Any], squared: bool) -> str | None:
+    """The key that says how strong a prior is; None where its default is meant.
+
+    Raises:
+        ValueError: several; an empty one; a unit of squares for a prior (not ``squared``) of none.
+    """
+    given = [key for key in STRENGTHS if settings.get(key) is not None]
+    if not given and {"lambda", "lambda_"} & settings.keys():
+        raise ValueError("lambda: a number is wanted, found nothing; 0 turns the pull off")
+    if len(given) > 1:
+        raise ValueError(f"one strength is wanted, found {' and '.join(given)}")
+    if not squared and set(given) & set(STRENGTHS[2:]):
+        raise ValueError(f"{given[0]} is a unit of squared distances; give lambda")
+    return given[0] if given else None
 
 
 def from_alpha(alpha: float) -> float:

@@ -1,5 +1,6 @@
 """What image and text classification share: labels, metrics, and the form of a prediction."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -36,13 +37,13 @@ class Classification(Task):
             raise DataError("\n".join(problems))
         return data
 
+    @abstractmethod
     def typed(self, rows: Dataset) -> Dataset:
         """The rows with input columns of the type this task reads, where they can be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def input_problems(self, place: str, rows: Dataset) -> list[str]:
         """A line for each of the first inputs the model could not take."""
-        raise NotImplementedError
 
     def metrics(self, names: list[str]) -> StreamingClassification:
         return StreamingClassification(names)
@@ -58,6 +59,6 @@ class Classification(Task):
                 "probabilities": dict(zip(names, scores, strict=True)),
             }
 
+    @abstractmethod
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         """What a person needs to recognise each row in the predictions."""
-        raise NotImplementedError

@@ -96,6 +96,8 @@ class TextClassification(Classification):
         return rows
 
     def _lines(self, path: Path) -> Dataset:
+        if path.is_dir():
+            raise DataError(f"'{path}' is a folder. Give a text file, or a table of texts.")
         try:
             lines = path.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
