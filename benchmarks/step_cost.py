@@ -104,7 +104,7 @@ def trainer(arm, name, folder):
 
 
 def timed_pull(built):
-    """Seconds of every add_gradient_, the only thing an L2-SP step does beside the plain one's work."""
+    """Seconds of every add_gradient_: what an L2-SP step does beside the plain one's work."""
     seconds, pull = [], built.pull.add_gradient_
 
     def timed(scale=1.0):
