@@ -168,7 +168,7 @@ def test_inputs_that_cannot_be_predicted(tmp_path, name, content, words):
 
 
 def test_a_folder_holds_no_lines(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         TextClassification().read_inputs(tmp_path)
 
 
