@@ -44,15 +44,15 @@ def load_rows(recipe: Recipe) -> tuple[DatasetDict, HeldOut]:
     """
     task, loader = recipe.task, recipe.data
     checked = task.check(loader.load(recipe.locate), loader.keep_labels)
-    data = split(checked, loader, task.label, recipe.selects)
+    data = split(checked, loader, task.stratum, recipe.selects)
     most, seed = loader.max_eval_samples or MOST, loader.split_seed
     if "validation" in data:
         return data, HeldOut(data["validation"], "validation rows", True)
-    unused = _unused(checked, loader, task.label)
+    unused = _unused(checked, loader, task.stratum)
     if len(unused):
-        few = at_most(unused, task.label, most, seed)
+        few = at_most(unused, task.stratum, most, seed)
         return data, HeldOut(few, "train rows that the run left out", True)
-    few = at_most(data["train"], task.label, most, seed)
+    few = at_most(data["train"], task.stratum, most, seed)
     return data, HeldOut(few, "rows that the run trained on", False)
 
 

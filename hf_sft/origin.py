@@ -57,7 +57,7 @@ class Origin:
         facts = derived.facts(run)
         recipe, model, processor = saved.load(run, opens=["data", "model"])
         data, held_out = load_rows(recipe)
-        names = saved.label_names(model)
+        names = recipe.task.trained_names(model.config)
         saved.refuse_other_classes(recipe, data, names)
         _refuse_other_rows(data, facts)
         loaded = load_model(recipe.model, recipe.task, names, recipe.locate)
@@ -97,9 +97,8 @@ class Origin:
 
     def measure(self, split: str | None = None) -> dict[str, float]:
         """The task's metrics of the bench on a split, or on the held-out rows."""
-        rows = self._held_out if split is None else self.encode(self.data[split])
-        names = saved.label_names(self.model)
-        return saved.measure(self.recipe, self.model, self.processor, rows, names, quiet=True)
+        rows = self.held_out.rows if split is None else self.data[split]
+        return saved.measure(self.recipe, self.model, self.processor, rows, quiet=True)
 
     def retention(self) -> float | None:
         """How much of the source's function is kept on the held-out rows, 1 for all; or None."""

@@ -24,6 +24,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
     timm = getattr(loaded.model.config, "model_type", "") == "timm_wrapper"
     return {
         "task": recipe.task.type,
+        "metric_names": [*recipe.task.metric_names, "loss"],
         "labels": prepared.names,
         "seed": trainer.args.seed,
         "source": {
@@ -50,13 +51,15 @@ def hub_id(recipe: Recipe) -> str | None:
     return None
 
 
-def evaluate(prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
+def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
     """Plain metric names per split, and the tables that are no scalars."""
     trainer = prepared.trainer
     metrics, tables = {"train": {"loss": train_loss(trainer)}}, {}
     for split in ("validation", "test"):
         if split not in prepared.encoded:
             continue
+        rows = prepared.data[split]
+        trainer.compute_metrics = task.metrics(prepared.names, prepared.loaded.processor, rows)
         found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
         metrics[split] = plain_metrics(found, split)
         tables[split] = trainer.compute_metrics.tables

@@ -47,12 +47,13 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
         return model, not info["missing_keys"]
 
     config = _config(source, place)
-    same_labels = [label for _, label in sorted((config.id2label or {}).items())] == names
-    model, info = _load(auto, source, place, _with_labels(config, names))
+    known = [label for _, label in sorted((config.id2label or {}).items())]
+    task.configure(config, names)
+    model, info = _load(auto, source, place, config)
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
     fresh = {*info["missing_keys"], *mismatched}
     left_over = sorted(info["unexpected_keys"])
-    return Weights(model, fresh, same_labels, original, mismatched, left_over)
+    return Weights(model, fresh, not names or known == names, original, mismatched, left_over)
 
 
 def _load(auto: Any, source: Any, place: Path | str, config: Any) -> tuple[Any, dict]:
@@ -145,14 +146,3 @@ def _apply_settings(source: Any, config: Any) -> None:
             problems.append(f"model.{key}: {error}")
     if problems:
         raise SourceError("\n".join(problems))
-
-
-def _with_labels(config: Any, names: list[str]) -> Any:
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.num_labels = len(names)
-    if getattr(config, "problem_type", None) is not None:
-        config.problem_type = "single_label_classification"
-    if hasattr(config, "label_names"):  # timm_wrapper writes these in preference to id2label
-        config.label_names = names
-    return config

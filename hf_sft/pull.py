@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_sft.moved_rows import MovedRows
 from hf_sft.penalties import FunctionPrior, Penalty, StepRule, WeightPrior
 from hf_sft.penalties.strength import Optimization
 from hf_sft.starting_point import StartingPoint
@@ -34,6 +35,7 @@ class Pull:
     ):
         self.penalties, self.start, self.progress = tuple(penalties), start, progress
         self.attached: torch.optim.Optimizer | None = None
+        self.moved_rows: MovedRows | None = None
         self._seen: list[Any] = []
         self._rates_before: list[float] = []
         self.take(model)
@@ -111,8 +113,12 @@ class Pull:
         priors = [p for p in self.weight_priors if p.apply == "gradient"]
         if priors:
             theta, progress = self.theta, self.progress()
+            moved = self.moved_rows.look(theta) if self.moved_rows else {}
             for prior in priors:
-                prior.add_gradient_(theta, self.start, scale, progress)
+                if moved and type(prior).add_gradient_ is WeightPrior.add_gradient_:
+                    prior.add_gradient_(theta, self.start, scale, progress, moved)
+                else:
+                    prior.add_gradient_(theta, self.start, scale, progress)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let proximal steps and step rules follow every step of ``optimizer``.
@@ -120,6 +126,7 @@ class Pull:
         Hooks of the optimizer itself: a step that a loss scaler skips does not call them.
         """
         self.attached = optimizer
+        self.moved_rows = MovedRows(self.model, self.start, optimizer)
         late = [p for p in self.weight_priors if p.apply == "proximal"]
         if late or self.step_rules or self.scales_steps:
             optimizer.register_step_pre_hook(self._before_step)

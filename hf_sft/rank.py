@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_sft import stored_features
-from hf_sft.errors import SourceError, UserError, listing
+from hf_sft.errors import RecipeError, SourceError, UserError, listing
 from hf_sft.features import Features, extract, identity
 from hf_sft.models import LoadedModel, ModelSource, load_model
 from hf_sft.recipe import Recipe
@@ -69,6 +69,11 @@ def rank(recipe: Recipe, models: Sequence[Candidate]) -> list[Ranked]:
         UserError: the data cannot be read, or no candidate can be scored. One that cannot be is
             otherwise a row with its problem, after all the others.
     """
+    if recipe.task.stratum is None:
+        raise RecipeError(
+            f"task.type: sources are ranked by how they tell classes apart; {recipe.task.type} has "
+            "none. Compare short runs instead."
+        )
     rows = load_data(recipe)["train"]
     found = [_ranked(recipe, candidate, rows) for candidate in models]
     if all(row.problem for row in found):
@@ -109,7 +114,7 @@ def _ranked(recipe: Recipe, candidate: Candidate, rows: Dataset) -> Ranked:
         source = _source(recipe, candidate)
         name = _name(source)
         found, stored = _features(recipe, source, rows, name)
-        scores = _scores(found, np.asarray(rows[recipe.task.label]))
+        scores = _scores(found, np.asarray(rows[recipe.task.stratum]))
     except UserError as error:
         return Ranked(name, problem=str(error))
     seconds = time.perf_counter() - started
@@ -150,7 +155,7 @@ def _features(
     """Features of all rows, and whether they were on the disk."""
     task = recipe.task
     transformers.set_seed(recipe.training.get("seed", 42))  # embeddings of added tokens are drawn
-    loaded = load_model(source, task, rows.features[task.label].names, recipe.locate)
+    loaded = load_model(source, task, rows.features[task.stratum].names, recipe.locate)
     model, head = _with_its_own_head(recipe, loaded)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     fresh = () if head else loaded.fresh

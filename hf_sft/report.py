@@ -16,7 +16,6 @@ from hf_sft.recipe import Recipe
 from hf_sft.table import table
 
 PACKAGES = ("hf-sft", "torch", "transformers", "accelerate", "datasets", "evaluate", "timm")
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error", "loss")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Report:
     def of(cls, recipe: Recipe, prepared: Any, started: float) -> "Report":
         """Evaluate, audit and measure a trained run; a collective on all processes."""
         trainer = prepared.trainer
-        metrics, tables = outcome.evaluate(prepared)
+        metrics, tables = outcome.evaluate(recipe.task, prepared)
         retention, geometry = outcome.kept(prepared)
         data = {
             "schema": 1,
@@ -67,10 +66,11 @@ class Report:
     def table(self) -> str:
         """The result as text for a terminal."""
         data = self.data
+        names = data["metric_names"]
         metrics = [
-            [split, *(_shown(values.get(key)) for key in METRICS)]
+            [split, *(_shown(values.get(key)) for key in names)]
             for split, values in data["metrics"].items()
-            if "accuracy" in values
+            if split != "train"
         ]
         moved = [
             [
@@ -85,7 +85,7 @@ class Report:
             [
                 table(["group", "trained", "‖θ−θ⁰‖", "of ‖θ⁰‖"], moved),
                 self._audit(),
-                table(["split", *METRICS], metrics),
+                table(["split", *names], metrics),
             ]
         )
 

@@ -21,7 +21,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import rehearse
 from hf_sft.report import Report
 from hf_sft.run_record import refuse_other_source
-from hf_sft.trainer import TransferTrainer
+from hf_sft.trainer import Seq2SeqTransferTrainer, TransferTrainer
 from hf_sft.training_arguments import training_arguments
 
 
@@ -97,12 +97,12 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
         data = load_data(recipe)
     except UserError as error:
         raise DataError("\n".join([str(error), *_more_problems(recipe)])) from error
-    names = data["train"].features[task.label].names
+    names = task.names(data)
     transformers.set_seed(args.seed)  # the new head is drawn here
     loaded = load_model(recipe.model, task, names, recipe.locate)
     config = loaded.model.config
     encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
-    trainer = build_trainer(recipe, args, encoded, names, loaded)
+    trainer = build_trainer(recipe, args, data, encoded, loaded)
     return Prepared(data, encoded, names, loaded, trainer)
 
 
@@ -119,29 +119,31 @@ def _more_problems(recipe: Recipe) -> list[str]:
 def load_data(recipe: Recipe) -> DatasetDict:
     """Raw splits with checked columns and encoded labels, carved and capped."""
     checked = recipe.task.check(recipe.data.load(recipe.locate), recipe.data.keep_labels)
-    return split(checked, recipe.data, recipe.task.label, recipe.selects)
+    return split(checked, recipe.data, recipe.task.stratum, recipe.selects)
 
 
 def build_trainer(
     recipe: Recipe,
     args: TrainingArguments,
+    data: DatasetDict,
     encoded: DatasetDict,
-    names: list[str],
     loaded: LoadedModel,
 ) -> TransferTrainer:
     """The trainer with the recipe's penalty and policy; metrics stream."""
-    watched = encoded.get("validation", encoded.get("test"))
+    watched = next((split for split in ("validation", "test") if split in data), "train")
+    task, processor = recipe.task, loaded.processor
     timm = loaded.model.config.model_type == "timm_wrapper"
     trainer = _trainer(
         recipe,
         model=loaded.model,
         args=args,
         train_dataset=encoded["train"],
-        eval_dataset=None if args.eval_strategy == "no" else watched,
+        eval_dataset=None if args.eval_strategy == "no" else encoded[watched],
         # timm keeps its preprocessing in config.json; saving its processor would only warn.
-        processing_class=None if timm else loaded.processor,
-        data_collator=recipe.task.collator(loaded.processor),
-        compute_metrics=recipe.task.metrics(names),
+        processing_class=None if timm else processor,
+        data_collator=task.collator(processor),
+        compute_metrics=task.metrics(task.names(data), processor, data[watched]),
+        preprocess_logits_for_metrics=task.summary,
         penalty=recipe.penalty,
         freeze=recipe.freeze,
         learning_rates=recipe.learning_rates,
@@ -167,7 +169,7 @@ def source_model(recipe: Recipe, loaded: LoadedModel) -> Any:
 def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
     """TransferTrainer; what Trainer refuses of the ``training`` block is the recipe's mistake."""
     try:
-        return TransferTrainer(**settings)
+        return (Seq2SeqTransferTrainer if recipe.task.writes else TransferTrainer)(**settings)
     except (ValueError, ImportError, RuntimeError) as error:
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
 

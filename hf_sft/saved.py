@@ -13,16 +13,15 @@ from typing import Any, TextIO
 
 import torch
 import transformers
-from datasets import DatasetDict
-from torch.utils.data import DataLoader
+from datasets import Dataset, DatasetDict
 
 from hf_sft import output_folder
 from hf_sft.errors import DataError, SourceError, listing
 from hf_sft.outcome import plain_metrics
 from hf_sft.recipe import Recipe
-from hf_sft.report import METRICS
 from hf_sft.running import load_data
 from hf_sft.table import table
+from hf_sft.training_arguments import of_task
 
 AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
 
@@ -45,11 +44,6 @@ def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     return recipe, model.eval().to(device), processor
 
 
-def label_names(model: Any) -> list[str]:
-    """The labels in the order of the model's outputs."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
-
-
 def evaluate(run: Path) -> str:
     """A table of metrics on validation and test, computed as ``run`` does.
 
@@ -57,15 +51,14 @@ def evaluate(run: Path) -> str:
         DataError: the data has other classes than the model.
     """
     recipe, model, processor = load(run, opens=["data"])
-    data, names = load_data(recipe), label_names(model)
+    data, names = load_data(recipe), recipe.task.trained_names(model.config)
     refuse_other_classes(recipe, data, names)
-    rows = []
+    rows, shown = [], [*recipe.task.metric_names, "loss"]
     for split in ("validation", "test"):
         if split in data:
-            encoded = recipe.task.encode(data[split], processor, model.config)
-            metrics = measure(recipe, model, processor, encoded, names)
-            rows.append([split, *(f"{metrics[key]:.4f}" for key in METRICS)])
-    return table(["split", *METRICS], rows)
+            metrics = measure(recipe, model, processor, data[split])
+            rows.append([split, *(f"{metrics[key]:.4f}" for key in shown)])
+    return table(["split", *shown], rows)
 
 
 def refuse_other_classes(recipe: Recipe, data: DatasetDict, names: list[str]) -> None:
@@ -74,7 +67,7 @@ def refuse_other_classes(recipe: Recipe, data: DatasetDict, names: list[str]) ->
     Raises:
         DataError: it has others.
     """
-    found = data["train"].features[recipe.task.label].names
+    found = recipe.task.names(data)
     if found != names:
         raise DataError(
             f"data: the classes are now {listing(found)}; the model was trained for "
@@ -82,34 +75,31 @@ def refuse_other_classes(recipe: Recipe, data: DatasetDict, names: list[str]) ->
         )
 
 
-def measure(
-    recipe: Recipe,
-    model: Any,
-    processor: Any,
-    encoded: Any,
-    names: list[str],
-    quiet: bool = False,
-) -> dict:
-    """The task's metrics and the loss on encoded rows, by their plain names."""
+def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bool = False) -> dict:
+    """The task's metrics and the loss on checked rows, by their plain names."""
+    task = recipe.task
+    kind = "Seq2Seq" if task.writes else ""
     with tempfile.TemporaryDirectory() as scratch:
-        args = transformers.TrainingArguments(
+        args = getattr(transformers, f"{kind}TrainingArguments")(
             output_dir=scratch,
             **{key: recipe.training[key] for key in AS_TRAINED if key in recipe.training},
+            **of_task(task),
             remove_unused_columns=False,
             batch_eval_metrics=True,
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
             disable_tqdm=quiet,
         )
-        trainer = transformers.Trainer(
+        trainer = getattr(transformers, f"{kind}Trainer")(
             model=model,
             args=args,
-            data_collator=recipe.task.collator(processor),
-            compute_metrics=recipe.task.metrics(names),
+            data_collator=task.collator(processor),
+            compute_metrics=task.metrics(task.trained_names(model.config), processor, rows),
+            preprocess_logits_for_metrics=task.summary,
         )
         if quiet:  # in place of the bar, Trainer would print every result
             trainer.remove_callback(transformers.PrinterCallback)
-        return plain_metrics(trainer.evaluate(encoded), "eval")
+        return plain_metrics(trainer.evaluate(task.encode(rows, processor, model.config)), "eval")
 
 
 def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> None:
@@ -159,19 +149,9 @@ def _whole(path: Path) -> Iterator[TextIO]:
 
 def _labelled(run: Path, given: Path, batch_size: int) -> tuple[dict, Iterator[dict]]:
     """The first record and those after it: what is wrong with the input is told by the first."""
-    records = _records(*load(run), given, batch_size)
+    recipe, model, processor = load(run)
+    records = recipe.task.predict(recipe.task.read_inputs(given), model, processor, batch_size)
     return next(records), records
-
-
-@torch.no_grad()
-def _records(recipe: Recipe, model: Any, processor: Any, given: Path, size: int) -> Iterator[dict]:
-    rows, names = recipe.task.read_inputs(given), label_names(model)
-    encoded = recipe.task.encode(rows, processor, model.config)
-    loader = DataLoader(encoded, size, collate_fn=recipe.task.collator(processor))
-    for number, batch in enumerate(loader):
-        logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
-        part = rows.select(range(number * size, number * size + len(logits)))
-        yield from recipe.task.predictions(part, logits, names)
 
 
 def _write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
@@ -188,5 +168,10 @@ def _write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:
 
 
 def _flat(record: dict) -> dict:
-    inner = record.pop("probabilities")
-    return {**record, **{f"p({name})": value for name, value in inner.items()}}
+    """A record as cells: the probabilities one by one, what else is nested as json."""
+    inner = record.pop("probabilities", {})
+    cells = {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+        for key, value in record.items()
+    }
+    return {**cells, **{f"p({name})": value for name, value in inner.items()}}

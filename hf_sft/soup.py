@@ -49,7 +49,7 @@ def _weights(origin: Origin, run: Path) -> dict[str, Tensor]:
         what
         for what, mine, theirs in (
             ("source (fingerprint)", *(_fingerprint(f) for f in (origin.facts, facts))),
-            ("labels", saved.label_names(origin.model), saved.label_names(model)),
+            ("labels", *(first.task.trained_names(m.config) for m in (origin.model, model))),
             ("task block", first.task, recipe.task),
             ("data block", first.data, recipe.data),
             ("validation split", first.selects, recipe.selects),

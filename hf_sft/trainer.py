@@ -15,7 +15,7 @@ from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.loss_scale import Counts, count_step, divisor, honours_item_count, shares_of_step
 from hf_sft.optimizer_setup import divide_, expect_unused, refuse_sharding, settle_strengths
-from hf_sft.penalties.base import Penalty
+from hf_sft.penalties.penalty import Penalty
 from hf_sft.plan_follower import PlanFollower
 from hf_sft.pull import Pull
 from hf_sft.rates import LearningRate

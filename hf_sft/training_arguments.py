@@ -1,6 +1,8 @@
 """TrainingArguments of a recipe: its ``training`` block, and what a run needs beside it."""
 
-from transformers import TrainingArguments
+from typing import Any
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_sft.errors import RecipeError
 from hf_sft.output_folder import CHECKPOINTS
@@ -23,6 +25,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     watching = {
         "eval_strategy": "epoch",
         "metric_for_best_model": recipe.task.selection_metric,
+        "greater_is_better": recipe.task.greater_is_better,
     }
     selection = {**watching, "load_best_model_at_end": True}
     needed = {
@@ -32,14 +35,24 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "prediction_loss_only": False,
         "push_to_hub": False,
         "resume_from_checkpoint": None,
+        **of_task(recipe.task),
     }
     chosen = watching if "score" in recipe.freeze.watches else {}
     chosen = selection if recipe.keeps_best else chosen
+    if chosen and recipe.training.get("metric_for_best_model"):  # Trainer knows which way it goes
+        chosen = {k: v for k, v in chosen.items() if k != "greater_is_better"}
+    kind = Seq2SeqTrainingArguments if recipe.task.writes else TrainingArguments
     settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
     try:
-        args = TrainingArguments(**settings)
+        args = kind(**settings)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False
     return args
+
+
+def of_task(task: Any) -> dict[str, Any]:
+    """What a task decides of how its model is evaluated."""
+    writing = {"predict_with_generate": True} if task.writes else {}
+    return writing | ({} if task.label_names is None else {"label_names": task.label_names})

@@ -19,7 +19,7 @@ starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
 penalties freezing
-rates
+rates moved_rows
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss optimizer_setup watch fisher fisher_cache

@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_sft import model_folder, saved
 from hf_sft.cli import main
-from hf_sft.tasks import TextClassification
+from hf_sft.tasks import TextClassification, classification
 
 TEXTS = ["red old", "oak tall", 'ünknown, "quoted"']
 
@@ -139,7 +139,7 @@ def test_an_interrupted_prediction_leaves_the_file_that_was_there(run, tmp_path,
     (tmp_path / name).write_text("old")
     words = ["predict", run, tmp_path / "in.txt", "--output", tmp_path / name, "--batch-size", 1]
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "DataLoader", Interrupted)
+        patch.setattr(classification, "DataLoader", Interrupted)
         assert main([str(word) for word in words]) == 130
     assert (tmp_path / name).read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"in.txt", name}

@@ -12,13 +12,13 @@ from hf_sft.loaders.base import Loader
 log = logging.getLogger(__name__)
 
 
-def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> DatasetDict:
+def split(data: DatasetDict, loader: Loader, label: str | None, validation: bool) -> DatasetDict:
     """Carve what is missing, then apply the caps; every choice depends on ``split_seed`` alone.
 
     Args:
         data: splits with ``label`` already encoded.
         loader: the ``data`` block with fractions and caps.
-        label: the column to stratify by.
+        label: the column to stratify by; None where there are no classes.
         validation: whether a validation split is needed for selection or early stopping.
 
     Raises:
@@ -35,15 +35,21 @@ def split(data: DatasetDict, loader: Loader, label: str, validation: bool) -> Da
                 data["train"], label, fraction, loader.split_seed, f"data.{name}_fraction"
             )
     if loader.per_class:
+        if label is None:
+            raise DataError(
+                "data.per_class: this task has no classes. Use data.max_train_samples instead."
+            )
         data["train"] = per_class(data["train"], label, loader.per_class, loader.split_seed)
     return DatasetDict({name: _capped(data[name], label, loader, name) for name in data})
 
 
 def carve(
-    rows: Dataset, label: str, fraction: float, seed: int, key: str
+    rows: Dataset, label: str | None, fraction: float, seed: int, key: str
 ) -> tuple[Dataset, Dataset]:
     """(kept, carved): ``fraction`` of every class goes to the second part, in the data's order."""
     classes = _by_class(rows, label, seed)
+    if label is None and len(rows) < 2:
+        raise DataError(f"{key}: one example cannot be in both parts. Give the split as a file.")
     if alone := [_name(rows, label, value) for value, found in classes.items() if len(found) < 2]:
         raise DataError(
             f"{key}: classes with a single example cannot be in both parts: {listing(alone)}. Add "
@@ -56,13 +62,13 @@ def carve(
     return rows.select(kept), rows.select(sorted(carved))
 
 
-def per_class(rows: Dataset, label: str, count: int, seed: int) -> Dataset:
+def per_class(rows: Dataset, label: str | None, count: int, seed: int) -> Dataset:
     """At most ``count`` examples of every class, in the data's order."""
     chosen = [i for indices in _by_class(rows, label, seed).values() for i in indices[:count]]
     return rows.select(sorted(chosen))
 
 
-def at_most(rows: Dataset, label: str, count: int | None, seed: int) -> Dataset:
+def at_most(rows: Dataset, label: str | None, count: int | None, seed: int) -> Dataset:
     """At most ``count`` examples, in the data's order; all for ``None``.
 
     One of every class, the rest in proportion to the classes (Sainte-Laguë: the next example is
@@ -70,7 +76,7 @@ def at_most(rows: Dataset, label: str, count: int | None, seed: int) -> Dataset:
     """
     if count is None or len(rows) <= count:
         return rows
-    if not isinstance(rows.features[label], ClassLabel):
+    if label is None or not isinstance(rows.features[label], ClassLabel):
         return rows.select(sorted(_shuffled(len(rows), seed)[:count]))
     classes = list(_by_class(rows, label, seed).values())
     ranked = sorted(
@@ -81,7 +87,7 @@ def at_most(rows: Dataset, label: str, count: int | None, seed: int) -> Dataset:
     return rows.select(sorted(index for *_, index in ranked[:count]))
 
 
-def _capped(rows: Dataset, label: str, loader: Loader, name: str) -> Dataset:
+def _capped(rows: Dataset, label: str | None, loader: Loader, name: str) -> Dataset:
     key = "max_train_samples" if name == "train" else "max_eval_samples"
     most = getattr(loader, key)
     if problem := _lost_classes(rows, label, most, f"data.{key}", name):
@@ -91,9 +97,11 @@ def _capped(rows: Dataset, label: str, loader: Loader, name: str) -> Dataset:
     return at_most(rows, label, most, loader.split_seed)
 
 
-def _lost_classes(rows: Dataset, label: str, count: int | None, key: str, name: str) -> str | None:
+def _lost_classes(
+    rows: Dataset, label: str | None, count: int | None, key: str, name: str
+) -> str | None:
     """What to say when ``count`` examples cannot hold every class there is in the rows."""
-    if count is None or not isinstance(rows.features[label], ClassLabel):
+    if count is None or label is None or not isinstance(rows.features[label], ClassLabel):
         return None
     classes = sorted(set(rows[label]))
     if count >= len(classes):
@@ -105,10 +113,10 @@ def _lost_classes(rows: Dataset, label: str, count: int | None, key: str, name: 
     )
 
 
-def _by_class(rows: Dataset, label: str, seed: int) -> dict[int, list[int]]:
+def _by_class(rows: Dataset, label: str | None, seed: int) -> dict[int, list[int]]:
     """Class -> its row numbers in seeded random order; classes in the order of their values."""
     indices = defaultdict(list)
-    for index, value in enumerate(rows[label]):
+    for index, value in enumerate([0] * len(rows) if label is None else rows[label]):
         indices[value].append(index)
     generator = np.random.default_rng(seed)
     return {value: generator.permutation(indices[value]).tolist() for value in sorted(indices)}
@@ -118,6 +126,6 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(count).tolist()
 
 
-def _name(rows: Dataset, label: str, value: int) -> str:
+def _name(rows: Dataset, label: str | None, value: int) -> str:
     feature = rows.features[label]
     return feature.int2str(value) if isinstance(feature, ClassLabel) else str(value)

@@ -1,7 +1,7 @@
 """Penalties, one method per file; each is a ``penalty`` block of a recipe."""
 
 from hf_sft.penalties.ball import Ball
-from hf_sft.penalties.base import Penalty, WeightPrior
+from hf_sft.penalties.base import WeightPrior
 from hf_sft.penalties.delta import DELTA
 from hf_sft.penalties.fisher_sp import FisherSP
 from hf_sft.penalties.function_prior import FunctionPrior
@@ -11,6 +11,7 @@ from hf_sft.penalties.l2_sp import L2SP
 from hf_sft.penalties.lora_sp import LoRASP
 from hf_sft.penalties.lwf import LwF
 from hf_sft.penalties.mixout import Mixout
+from hf_sft.penalties.penalty import Penalty
 from hf_sft.penalties.r3f import R3F
 from hf_sft.penalties.recadam import RecAdam
 from hf_sft.penalties.similarity import Similarity

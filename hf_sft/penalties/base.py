@@ -1,4 +1,4 @@
-"""Penalty, the base of all that pulls θ toward θ⁰; WeightPrior, a function of the weights alone."""
+"""WeightPrior: a penalty that is a function of the weights alone."""
 
 import math
 from abc import abstractmethod
@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hf_sft.component import Component
 from hf_sft.errors import RecipeError
+from hf_sft.penalties.penalty import Parameters, Penalty
 from hf_sft.penalties.square import Square
 from hf_sft.penalties.strength import (
     Optimization,
@@ -24,20 +24,7 @@ from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
 from hf_sft.selection import first_match
 from hf_sft.starting_point import StartingPoint
 
-Parameters = Mapping[str, Tensor]
 DECAY = Square()  # of what is new, under every prior
-
-
-class Penalty(Component):
-    """The ``penalty`` block.
-
-    Attributes:
-        formula: the method in one line, for reports and cards.
-        citation: BibTeX of the paper.
-    """
-
-    formula: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
 
 
 class WeightPrior(Penalty):
@@ -186,15 +173,29 @@ class WeightPrior(Penalty):
 
     @torch.no_grad()
     def add_gradient_(
-        self, theta: Parameters, start: StartingPoint, scale: float = 1.0, progress: float = 0.0
+        self,
+        theta: Parameters,
+        start: StartingPoint,
+        scale: float = 1.0,
+        progress: float = 0.0,
+        moved: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Add ``scale`` · ∂Ω/∂θ to every ``.grad`` that exists; a parameter without one is left."""
+        """Add ``scale`` · ∂Ω/∂θ to every ``.grad`` that exists; a parameter without one is left.
+
+        ``moved``: name -> indices of the only rows with θ ≠ θ⁰, where they are known.
+        """
         for t in self.terms(theta, start, progress):
             if t.grad is None:
                 continue
-            for p, a, g, w in chunks(t.theta, t.anchor, t.grad, self._weight(t, start)):
+            parts = (t.theta, t.anchor, t.grad, self._weight(t, start))
+            rows = (moved or {}).get(t.name)
+            if rows is not None:
+                parts = [part if part is None else part.index_select(0, rows) for part in parts]
+            for p, a, g, w in chunks(*parts):
                 direction, factor = self._form(t).slope(fresh_difference(p, a), w)
                 g.add_(direction, alpha=factor * t.c * scale)
+            if rows is not None:
+                t.grad.index_copy_(0, rows, parts[2])
 
     @torch.no_grad()
     def proximal_(

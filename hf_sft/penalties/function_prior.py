@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.penalties.base import Penalty
+from hf_sft.penalties.penalty import Penalty
 
 
 class FunctionPrior(Penalty):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_sft.penalties.base import Parameters, Penalty
+from hf_sft.penalties.penalty import Parameters, Penalty
 from hf_sft.starting_point import StartingPoint
 
 

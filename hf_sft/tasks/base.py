@@ -8,20 +8,29 @@ from typing import Any, ClassVar
 from datasets import Dataset, DatasetDict
 
 from hf_sft.component import Component
-from hf_sft.errors import listing, nearest
+from hf_sft.errors import DataError, listing, nearest
 
 
 class Task(Component):
     """The ``task`` block; ``type`` is the pipeline tag of the Hub.
 
     ``auto_class`` and ``auto_processor`` are names in ``transformers``, resolved when used.
+
+    Attributes:
+        metric_names: the scalars that ``metrics`` logs beside the loss.
+        selection_metric: the one that chooses the best checkpoint.
+        greater_is_better: of the selection metric.
+        writes: evaluation writes text: Seq2SeqTransferTrainer, ``predict_with_generate``.
+        label_names: the batch's keys that hold labels; None lets Trainer find out.
     """
 
     auto_class: ClassVar[str]
     auto_processor: ClassVar[str]
     selection_metric: ClassVar[str]
-    metric_names: ClassVar[tuple[str, ...]]  # what ``metrics`` logs beside the loss
-    label: str = "label"
+    greater_is_better: ClassVar[bool] = True
+    metric_names: ClassVar[tuple[str, ...]]
+    writes: ClassVar[bool] = False
+    label_names: ClassVar[list[str] | None] = None
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
@@ -29,11 +38,30 @@ class Task(Component):
 
     @abstractmethod
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
-        """The data with its labels as ClassLabel, only ``keep`` when given.
+        """The data with columns of the types that the others take, only classes in ``keep``.
 
         Raises:
             DataError: every problem found, one line each.
         """
+
+    @property
+    def stratum(self) -> str | None:
+        """The ClassLabel that parts and caps are balanced by; None without classes."""
+        return None
+
+    def names(self, data: DatasetDict) -> list[str]:
+        """The labels of checked data in the order of the head's outputs.
+
+        None of them: the source's own head goes on, or one of a fixed form is new.
+        """
+        return []
+
+    def trained_names(self, config: Any) -> list[str]:
+        """The labels of a model that this task has trained."""
+        return []
+
+    def configure(self, config: Any, names: list[str]) -> None:
+        """Write into a source's config what its head is to be."""
 
     @abstractmethod
     def prepare(self, processor: Any, model: Any) -> None:
@@ -41,15 +69,24 @@ class Task(Component):
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
-        """Rows as the model's forward takes them, with ``labels`` where the label is known."""
+        """Rows as the collator takes them, with ``labels`` where the label is known."""
 
     @abstractmethod
     def collator(self, processor: Any) -> Callable:
-        """Encoded rows -> one batch of tensors."""
+        """Encoded rows -> one batch of tensors, only what the model's forward takes."""
 
     @abstractmethod
-    def metrics(self, names: list[str]) -> Any:
-        """A streaming ``compute_metrics`` (``batch_eval_metrics``) for these label names."""
+    def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
+        """A streaming ``compute_metrics`` (``batch_eval_metrics``) for one pass over ``rows``.
+
+        Its ``tables`` hold what is no scalar after the last batch. ``rows``: one split of checked
+        data, whose encoded rows come in order.
+        """
+
+    def summary(self, logits: Any, labels: Any) -> Any:
+        """What of a batch's logits the metrics need, on the device (Trainer's
+        ``preprocess_logits_for_metrics``); the logits themselves unless they are too many."""
+        return logits
 
     @abstractmethod
     def read_inputs(self, path: Path) -> Dataset:
@@ -60,8 +97,8 @@ class Task(Component):
         """
 
     @abstractmethod
-    def predictions(self, rows: Dataset, logits: Any, names: list[str]) -> Iterator[dict]:
-        """One readable record per row: what was given, the label, its probability, all of them."""
+    def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
+        """One readable record per row, or per thing found, from batches of ``size`` rows."""
 
     def missing_columns(self, split: str, found: list[str]) -> list[str]:
         """One problem for each column that the recipe names and the split does not have."""
@@ -71,3 +108,15 @@ class Task(Component):
             for key, column in self.columns().items()
             if column not in found
         ]
+
+    def refuse_missing(self, data: DatasetDict) -> None:
+        """Every column that the recipe names must be in every split.
+
+        Raises:
+            DataError: some are not; one line each.
+        """
+        missing = [
+            s for split in data for s in self.missing_columns(split, data[split].column_names)
+        ]
+        if missing:
+            raise DataError("\n".join(missing))

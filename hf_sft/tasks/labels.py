@@ -1,6 +1,7 @@
 """Class labels found in the data: their names, their order, and what is wrong with them."""
 
 import math
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -62,6 +63,15 @@ def label_names(rows: Dataset, column: str) -> list[str]:
     if isinstance(feature, ClassLabel):
         return feature.int2str(rows[column])
     return [_text(value) for value in rows[column]]
+
+
+def name_labels(config: Any, names: list[str]) -> None:
+    """Write the labels into a model's config, wherever its kind keeps them."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.num_labels = len(names)
+    if hasattr(config, "label_names"):  # timm_wrapper writes these in preference to id2label
+        config.label_names = names
 
 
 def _unusable(value: object) -> bool:
