@@ -119,19 +119,27 @@ def citations(trainer: Any) -> list[str]:
 
 
 def kept(prepared: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``retention`` and ``geometry``: the source's function and layers, on up to 256 rows."""
+    """``retention`` and ``geometry``: the source's function and layers, on up to 256 rows.
+
+    And how many rows of the recipe's source probe its own head gets right, before and after.
+    """
     split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
     trainer, loaded = prepared.trainer, prepared.loaded
     original, has_head = loaded.original()
     head, rows = set(loaded.groups.head.parameters), prepared.encoded[split]
     collate, tuned, parts = trainer.data_collator, trainer.model, trainer.layer_groups
+    asked = {}
+    if probe := prepared.probe:
+        asked["source_accuracy_before"] = probe.accuracy(original.to(tuned.device), collate)
     try:
         found, layers = drift.compare(original, has_head, tuned, head, rows, collate, parts)
+        if probe:  # the comparison has given the source the tuned backbone
+            asked["source_accuracy_after"] = probe.accuracy(original, collate)
     except Exception as error:  # two towers, decoders: no one embedding; the run must not fail here
         log.warning("The source's function was not measured: %s", error)
         found, layers = {"examples": 0, "by": "not measured"}, []
     shown = {"split": split, "examples": found["examples"], "layers": layers}
-    return {"split": split, **found}, shown
+    return {"split": split, **found, **asked}, shown
 
 
 def checkpoints(trainer: Any) -> dict[str, str | None]:

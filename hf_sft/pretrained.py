@@ -11,6 +11,7 @@ from transformers.utils import logging as hf_logging
 
 from hf_sft.errors import SourceError, listing, nearest
 
+NO_FOLDER = "is no folder here, and cannot be loaded from the Hub"
 LOADING = {"attn_implementation", "device_map", "dtype", "subfolder", "use_safetensors", "variant"}
 
 
@@ -82,9 +83,9 @@ def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **setting
     except Exception as error:  # bad json, torn tensors, pickles with code: a dozen unrelated types
         reason = str(error).strip()
         reason = reason if len(reason) < 600 else f"{reason[:600]} …"
+        what = "cannot be loaded" if Path(arguments[0]).exists() else NO_FOLDER
         raise SourceError(
-            f"model.name: {source.name!r} cannot be loaded as a folder or from the Hub "
-            f"({type(error).__name__}): {reason}"
+            f"model.name: {source.name!r} {what} ({type(error).__name__}): {reason}"
         ) from error
 
 

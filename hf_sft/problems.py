@@ -19,11 +19,19 @@ def problem(where: str, cls: type[BaseModel], error: Any) -> str:
         )
     if error["type"] == "missing":
         return f"{path}: this key is needed."
+    if error["type"] == "string_pattern_mismatch":
+        return f"{path}: {_described(cls, error['loc'])} is wanted, found {error['input']!r}."
     close = ""
     if error["type"] == "literal_error":
         close = nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
     message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return f"{path}: {message}, found {error['input']!r}.{close}"
+
+
+def _described(cls: type[BaseModel], place: tuple) -> str:
+    """What a key holds in words, where its field says so; else what pydantic would say."""
+    field = cls.model_fields.get(str(place[0])) if place else None
+    return (field and field.description) or "a value of another form"
 
 
 def _keys(cls: type[BaseModel], place: tuple) -> list[str]:

@@ -50,6 +50,7 @@ class Recipe:
     learning_rates: tuple[LearningRate, ...]
     training: dict[str, Any]
     early_stopping: EarlyStopping | None
+    retention: Loader | None
 
     @classmethod
     def load(
@@ -57,7 +58,7 @@ class Recipe:
         path: str | Path,
         overrides: Sequence[str] = (),
         base: Path | None = None,
-        opens: Sequence[str] = ("data", "model"),
+        opens: Sequence[str] = ("data", "model", "retention"),
     ) -> "Recipe":
         """Read and check a recipe.
 
@@ -145,6 +146,10 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     blocks["penalty"] = _penalties(raw.get("penalty"), problems)
     blocks["learning_rates"] = _learning_rates(raw.get("learning_rates"), problems)
     blocks["training"] = check_training(raw.get("training"), problems)
+    probe = raw.get("retention")
+    blocks["retention"] = (
+        None if probe is None else _component(Loader, probe, "retention", problems)
+    )
     stopping = raw.get("early_stopping")
     blocks["early_stopping"] = (
         None

@@ -21,6 +21,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.rehearsal import rehearse
 from hf_sft.report import Report
 from hf_sft.run_record import refuse_other_source
+from hf_sft.source_probe import SourceProbe
 from hf_sft.trainer import Seq2SeqTransferTrainer, TransferTrainer
 from hf_sft.training_arguments import training_arguments
 
@@ -34,6 +35,7 @@ class Prepared:
     names: list[str]
     loaded: LoadedModel
     trainer: TransferTrainer
+    probe: SourceProbe | None = None
 
     def rehearse(self, recipe: Recipe) -> None:
         """Build and try everything that training will need; two rows pass the model.
@@ -103,7 +105,7 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     config = loaded.model.config
     encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
     trainer = build_trainer(recipe, args, data, encoded, loaded)
-    return Prepared(data, encoded, names, loaded, trainer)
+    return Prepared(data, encoded, names, loaded, trainer, SourceProbe.of(recipe, loaded))
 
 
 def _more_problems(recipe: Recipe) -> list[str]:

@@ -39,6 +39,7 @@ report
 report_page
 card
 hub
+source_probe
 running
 saved rank
 held_out derived
