@@ -8,12 +8,12 @@ from datasets import Dataset, Value
 from pydantic import Field
 from transformers import DataCollatorWithPadding
 
-from hf_sft.errors import DataError, SourceError, listing
+from hf_sft.errors import DataError, listing
 from hf_sft.table_files import ENDINGS, ending, read_table
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
-NO_LIMIT = 10**9  # a tokenizer that knows no limit says 10**30
 ANSWERS = ("label", "probability", "probabilities")  # columns of the predictions
 
 
@@ -58,12 +58,7 @@ class TextClassification(Classification):
         Raises:
             SourceError: the tokenizer and the model do not belong together.
         """
-        _refuse_stranger(processor, model.config)
-        if processor.pad_token_id is None:
-            processor.pad_token = processor.eos_token
-        if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = processor.pad_token_id
-        processor.model_max_length = min([processor.model_max_length, *_limits(model)])
+        settle(processor, model)
         if processor.add_tokens(self.add_tokens) and len(processor) > model.config.vocab_size:
             model.resize_token_embeddings(len(processor))
 
@@ -109,33 +104,6 @@ class TextClassification(Classification):
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         yield from map(dict, rows)
-
-
-def _refuse_stranger(tokenizer: Any, config: Any) -> None:
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one up
-        raise SourceError(
-            "model.name: there is no vocabulary beside the model; every word would be unknown. "
-            "Put the tokenizer's files (tokenizer.json) into its folder."
-        )
-    rows = getattr(config, "vocab_size", None)
-    if rows is not None and len(tokenizer) > rows:
-        raise SourceError(
-            f"model.name: the tokenizer has {len(tokenizer)} words, the model embeddings for "
-            f"{rows}. Put the tokenizer the model was trained with into its folder."
-        )
-
-
-def _limits(model: Any) -> Iterator[int]:
-    """How many tokens fit: what the config says, and what its position embeddings have room for.
-
-    RoBERTa and its kin count positions from ``padding_idx + 1``: 514 rows take 512 tokens.
-    """
-    if stated := getattr(model.config, "max_position_embeddings", None):
-        yield stated
-    for name, module in model.named_modules():
-        padding = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and padding is not None:
-            yield len(module.weight) - (padding + 1)
 
 
 def _tokenize(batch: dict[str, list], tokenizer, texts, label, limit) -> dict[str, list]:
