@@ -46,10 +46,10 @@ class Loader(Component):
         problems = [] if "train" in data else [f"data: no train split; found: {listing(data)}."]
         for split, rows in data.items():
             if len(rows) == 0:
-                file = (
-                    f"'{name}' has no rows" if (name := self.files().get(split)) else "it is empty"
+                file = f" ('{name}')" if (name := self.files().get(split)) else ""
+                problems.append(
+                    f"data.{split}{file}: the split is empty. Give it rows or leave it out."
                 )
-                problems.append(f"data.{split}: {file}. Give the split rows or leave it out.")
             problems += self._rename_problems(split, rows.column_names)
         if problems:
             raise DataError("\n".join(problems))
