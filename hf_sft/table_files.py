@@ -55,7 +55,7 @@ def read_table(path: Path, place: str) -> Dataset:
         raise DataError(f"{where} is an empty file.")
     if kind == "parquet":
         return _parquet(path, where)
-    text = _text(path, where)
+    text = read_text(path, where)
     if kind in DELIMITERS:
         columns = _csv_columns(text, DELIMITERS[kind], where)
     else:
@@ -72,7 +72,12 @@ def _parquet(path: Path, where: str) -> Dataset:
         raise DataError(f"{where} cannot be read as parquet: {error.__cause__ or error}") from error
 
 
-def _text(path: Path, where: str) -> str:
+def read_text(path: Path, where: str) -> str:
+    """The whole of a UTF-8 file, unpacked where its name ends in .gz.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8; with the line.
+    """
     try:
         raw = path.read_bytes()
         if path.name.lower().endswith(".gz"):

@@ -27,6 +27,7 @@ rehearsal prior_data completed
 source_pass trainer_memory
 trainer
 table_files
+squad_files
 loaders tasks
 pretrained
 weight_files

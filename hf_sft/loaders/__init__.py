@@ -6,6 +6,7 @@ from hf_sft.loaders.clinc import Clinc
 from hf_sft.loaders.hub import Hub
 from hf_sft.loaders.image_folder import ImageFolder
 from hf_sft.loaders.pixel_table import PixelTable
+from hf_sft.loaders.squad import Squad
 from hf_sft.loaders.table import Table
 
-__all__ = ["Chatterbot", "Clinc", "Hub", "ImageFolder", "Loader", "PixelTable", "Table"]
+__all__ = ["Chatterbot", "Clinc", "Hub", "ImageFolder", "Loader", "PixelTable", "Squad", "Table"]

@@ -17,6 +17,7 @@ class Loader(Component):
 
     ``columns`` renames columns (new name: name in the data). Splits that are missing are carved
     from train, stratified and seeded by ``split_seed``; the caps apply after the split.
+    ``group``: a column whose values are never in two parts (article, speaker, patient).
     """
 
     columns: dict[str, str] = {}
@@ -24,6 +25,7 @@ class Loader(Component):
     test_fraction: float | None = Field(None, gt=0, lt=1)
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
+    group: str | None = None
     per_class: int | None = Field(None, ge=1)
     max_train_samples: int | None = Field(None, ge=1)
     max_eval_samples: int | None = Field(None, ge=1)

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_sft.errors import DataError, listing
+from hf_sft.errors import DataError, listing, nearest
 from hf_sft.loaders.base import Loader
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,11 @@ def split(data: DatasetDict, loader: Loader, label: str | None, validation: bool
     }
     for name, fraction in fractions.items():
         if fraction and name not in data:
-            data["train"], data[name] = carve(
-                data["train"], label, fraction, loader.split_seed, f"data.{name}_fraction"
+            place = (fraction, loader.split_seed, f"data.{name}_fraction")
+            data["train"], data[name] = (
+                carve(data["train"], label, *place)
+                if loader.group is None
+                else carve_groups(data["train"], loader.group, *place)
             )
     if loader.per_class:
         if label is None:
@@ -59,6 +62,39 @@ def carve(
     for found in classes.values():
         carved.update(found[: min(max(1, round(fraction * len(found))), len(found) - 1)])
     kept = [index for index in range(len(rows)) if index not in carved]
+    return rows.select(kept), rows.select(sorted(carved))
+
+
+def carve_groups(
+    rows: Dataset, group: str, fraction: float, seed: int, key: str
+) -> tuple[Dataset, Dataset]:
+    """(kept, carved): whole groups in seeded random order, until ``fraction`` of the rows is.
+
+    Rows of one value of the column ``group`` are never in both parts; classes are not balanced.
+
+    Raises:
+        DataError: no such column, or a single group.
+    """
+    if group not in rows.column_names:
+        raise DataError(
+            f"data.group names column {group!r}, but train has: {listing(rows.column_names)}."
+            f"{nearest(group, rows.column_names)}"
+        )
+    groups = defaultdict(list)
+    for index, value in enumerate(rows[group]):
+        groups[value].append(index)
+    if len(groups) < 2:
+        raise DataError(
+            f"{key}: all rows have the same {group!r} and would be in one part. Give the split as "
+            "a file, or set data.group to another column, or to null."
+        )
+    carved: list[int] = []
+    parts = list(groups.values())
+    for number in _shuffled(len(parts), seed)[:-1]:  # one group stays
+        if carved and len(carved) + len(parts[number]) / 2 > fraction * len(rows):
+            break
+        carved += parts[number]
+    kept = sorted(set(range(len(rows))) - set(carved))
     return rows.select(kept), rows.select(sorted(carved))
 
 
