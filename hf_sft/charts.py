@@ -33,6 +33,7 @@ STYLE = {
 PARTS = "Loss, penalty and their sum, the objective"
 HELD_OUT = "On held-out rows while training"
 RATE = "Learning rate"
+STRENGTH = "Strength λ of the pull"
 PULL = "Size of the pull / of the task gradient"
 TURN = "cos(task gradient, θ − θ⁰)"
 ALIKE = "Source and tuned model, layer by layer; the band holds the middle half of the features"
@@ -56,6 +57,7 @@ def history(logged: list[dict[str, Any]]) -> list[tuple[str, str]]:
         PULL: {"pull / gradient": "pull_to_gradient"},
         TURN: {"cosine": "gradient_drift_cosine"},
         RATE: {"learning rate": "learning_rate"},
+        STRENGTH: {"λ": "lambda"},
     }
     drawn = [(caption, _over_steps(caption, logged, keys)) for caption, keys in wanted.items()]
     return [(caption, svg) for caption, svg in drawn if svg]
@@ -121,7 +123,7 @@ def _drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], Non
         figure = Figure(size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        if caption not in (PULL, TURN, RATE):  # one line, which the caption names
+        if caption not in (PULL, TURN, RATE, STRENGTH):  # one line, which the caption names
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

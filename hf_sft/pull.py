@@ -102,6 +102,12 @@ class Pull:
             return any(prior.strength > 0 for prior in self.weight_priors)
         return any(self.start.coefficients(p).get(name, 0.0) > 0 for p in self.weight_priors)
 
+    def scheduled_strength(self) -> dict[str, float]:
+        """``lambda`` as it is now, of the priors that change it over training; else nothing."""
+        annealed = [p for p in self.weight_priors if type(p).schedule is not WeightPrior.schedule]
+        now = sum(p.strength * p.schedule(self.progress()) for p in annealed)
+        return {"lambda": now} if annealed else {}
+
     @torch.no_grad()
     def value(self) -> float:
         """Ω(θ; θ⁰) of all weight priors at the current weights."""

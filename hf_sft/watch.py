@@ -20,6 +20,7 @@ class Watch:
     ``pull_to_gradient`` ‖∂Ω/∂θ‖/‖g‖ over the parameters that weight priors act on: from 1 on, the
     pull decides where they go. ``gradient_drift_cosine`` cos(g, θ − θ⁰) over what came from the
     source: below 0 the task leads further away, above 0 it leads back (the sign is SPD's signal).
+    ``lambda``, only under a prior whose strength follows a schedule: what it is by now.
 
     g is the reduced gradient before pull and clipping, function priors in it. Without a penalty
     there are none of these. Cost, in steps that are logged: one more pass over θ, θ⁰ and g, in
@@ -43,6 +44,7 @@ class Watch:
         if pull.weight_priors or pull.function_priors:
             held = trainer.running_loss.held_mean(trainer.accelerator)
             penalty = trainer.penalty_value() + held
+            found |= pull.scheduled_strength()
             return {"penalty": penalty, "objective": loss + penalty, **found}
         return found
 

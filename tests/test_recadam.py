@@ -8,7 +8,7 @@ import torch
 from test_resume import StopAt, outcome
 from torch import nn
 
-from hf_sft import Pull, RecAdam, StartingPoint, TransferTrainer
+from hf_sft import L2SP, Pull, RecAdam, StartingPoint, TransferTrainer, charts
 from hf_sft.freezing import FreezePolicy
 from hf_sft.layer_groups import LayerGroups
 
@@ -276,3 +276,33 @@ def test_with_a_policys_multipliers_both_factors_hold(tmp_path):
         found.append(tiny.weights(run.model))
     assert tiny.distance(*found) < 1e-6
     assert tiny.distance(found[0], tiny.weights(tiny.bert())) > 1e-3
+
+
+def test_the_strength_is_logged_as_it_grows_and_drawn(tmp_path):
+    penalty = RecAdam(lambda_=0.5, k=10, t0=0.3)
+    trainer = TransferTrainer(
+        model=tiny.bert(),
+        args=tiny.arguments(tmp_path, num_train_epochs=4),
+        train_dataset=tiny.texts(16),
+        penalty=penalty,
+        fresh=HEAD,
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "lambda" in entry]
+    steps = trainer.state.max_steps
+    expected = [0.5 * (1 - sigmoid(10 * (entry["step"] / steps - 0.3))) for entry in logged]
+    assert len(logged) == steps
+    assert [entry["lambda"] for entry in logged] == pytest.approx(expected)
+    assert charts.STRENGTH in dict(charts.history(trainer.state.log_history))
+
+
+def test_a_strength_that_stays_is_not_logged(tmp_path):
+    trainer = TransferTrainer(
+        model=tiny.bert(),
+        args=tiny.arguments(tmp_path, max_steps=2),
+        train_dataset=tiny.texts(16),
+        penalty=L2SP(lambda_=0.5),
+        fresh=HEAD,
+    )
+    trainer.train()
+    assert not any("lambda" in entry for entry in trainer.state.log_history)
