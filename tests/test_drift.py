@@ -119,8 +119,65 @@ def test_retention_is_the_same_alone():
     assert alone == compared(moved()[0], model, groups)[0]
 
 
-def test_padding_does_not_count_where_each_position_has_an_answer():
-    logits = torch.arange(24.0).view(2, 3, 4)
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    assert drift._items(logits, mask).tolist() == [*logits[0, :2].tolist(), logits[1, 0].tolist()]
-    assert drift._items(logits, None).shape == (6, 4)
+def by_hand(source, model, kind, data):
+    """(KL, agreement, answers) over all positions with a label, all logits held at once."""
+    kl, same = [], []
+    for row in data:
+        batch = default_data_collator([row])
+        then, now = (m(**batch).logits[0].double().log_softmax(-1) for m in (source, model))
+        labels = batch["labels"][0]
+        if kind == "gpt2":  # a position predicts the next one's label
+            then, now, labels = then[:-1], now[:-1], labels[1:]
+        then, now = then[labels != -100], now[labels != -100]
+        kl += (then.exp() * (then - now)).sum(-1).tolist()
+        same += (then.argmax(-1) == now.argmax(-1)).float().tolist()
+    return sum(kl) / len(kl), sum(same) / len(same), len(kl)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "bert-tokens"])
+@torch.no_grad()
+def test_models_that_answer_at_every_position_are_compared_where_a_label_is(kind):
+    source, model, groups, _ = moved(kind)
+    data = Dataset.from_list(tiny.KINDS[kind][1](40))
+    expected = by_hand(source, model, kind, data)
+    kept, layers = drift.compare(
+        copy.deepcopy(source), True, model, set(), data, default_data_collator, groups
+    )
+    found = kept["kl"], kept["top1_agreement"], kept["answers"]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert kept["kl"] > 0.001
+    assert {row["name"] for row in layers} <= {group.name for group in groups}
+
+
+def test_the_source_has_the_tuned_backbone_afterwards_tied_weights_included():
+    source, model, groups, _ = moved("t5")
+    data = Dataset.from_list(tiny.prose(4))
+    drift.compare(source, True, model, set(), data, default_data_collator, groups)
+    assert tiny.different(tiny.weights(source), tiny.weights(model)) == []
+    assert source.lm_head.weight is source.shared.weight
+
+
+def test_a_part_of_the_positions_stands_for_all_and_logits_are_let_go_of(monkeypatch):
+    """Few positions of many batches: those looked at are spread over all rows."""
+    monkeypatch.setattr(drift, "POSITIONS", 20)
+    monkeypatch.setattr(drift, "MOST_LOGITS", 4 * tiny.WORDS * tiny.LENGTH)
+    monkeypatch.setattr(drift, "AT_ONCE", 2 * tiny.WORDS)
+    source, model, _, _ = moved("gpt2")
+    data, sizes = Dataset.from_list(tiny.prose(40)), []
+    source.register_forward_pre_hook(
+        lambda _, args, given: sizes.append(len(given["input_ids"])), with_kwargs=True
+    )
+    kept = drift.retention(source, True, model, set(), data, default_data_collator)
+    assert sizes == [4] * 20  # ten batches, each through both models
+    assert kept["answers"] == 20
+    few = drift._SameFunction(most=3)
+    few.add(torch.eye(7), torch.eye(7)[[0, 1, 2, 3, 5, 4, 6]])  # items 0, 2 and 4 are looked at
+    assert (few.items, few.agreeing) == (3, 2)
+
+
+def test_pixels_are_answers_too():
+    """(examples, classes, height, width): the classes of a pixel are one answer."""
+    logits = torch.arange(48.0).view(2, 3, 2, 4)
+    found = drift._answers({"logits": logits}, {}, torch.nn.Identity())
+    assert found.shape == (16, 3)
+    assert found[5].tolist() == logits[0, :, 1, 1].tolist()
