@@ -44,6 +44,16 @@ def read_squad(path: Path, place: str, language: str | None = None) -> Dataset:
     return _typed([row for _, row in rows], language)
 
 
+def read_questions(path: Path) -> Dataset | None:
+    """id, question and context of nested json, answers or not; None where it is something else."""
+    where = f"'{path.name}'"
+    found = _json(path, where)
+    if not _is_nested(found):
+        return None
+    keys = ("id", "question", "context")
+    return Dataset.from_list([{k: r[k] for k in keys} for _, r in _nested(found["data"], where)])
+
+
 def answer_problem(context: str, text: str, start: int) -> str | None:
     """What is wrong with an answer that should stand at character ``start`` of the context."""
     found = context[start : start + len(text)] if start >= 0 else ""
@@ -86,19 +96,28 @@ def _few(problems: list[str], where: str) -> list[str]:
 
 def _numbered(path: Path, place: str, where: str) -> Iterator[tuple[str, Row]]:
     """(How messages call it, the row), nested or flat."""
-    found = None
-    if ending(path) == "json" and path.is_file():
-        try:
-            found = json.loads(read_text(path, where))
-        except ValueError as error:
-            raise DataError(f"{where} is no json: {error}. Wanted: {NESTED}, or rows.") from error
-    if isinstance(found, dict) and isinstance(found.get("data"), list):
-        if found["data"] and "paragraphs" not in found["data"][0]:
-            yield from _flat(found["data"])  # rows below "data", as MLQA's translations have them
-        else:
-            yield from _nested(found["data"], where)
-        return
-    yield from _flat(found if isinstance(found, list) else read_table(path, place).to_list())
+    found = _json(path, where)
+    if _is_nested(found):
+        yield from _nested(found["data"], where)
+    elif isinstance(found, dict) and isinstance(found.get("data"), list):
+        yield from _flat(found["data"])  # rows below "data"
+    else:
+        yield from _flat(found if isinstance(found, list) else read_table(path, place).to_list())
+
+
+def _json(path: Path, where: str) -> Any:
+    """What the file holds, if it is json as one value; None where it is something else."""
+    if ending(path) != "json" or not path.is_file():
+        return None
+    try:
+        return json.loads(read_text(path, where))
+    except ValueError:
+        return None  # one object per line, or a mistake that the table reader will tell
+
+
+def _is_nested(found: Any) -> bool:
+    data = found.get("data") if isinstance(found, dict) else None
+    return isinstance(data, list) and bool(data) and "paragraphs" in data[0]
 
 
 def _nested(articles: list, where: str) -> Iterator[tuple[str, Row]]:

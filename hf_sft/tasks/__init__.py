@@ -1,7 +1,17 @@
 """Tasks, one Hub pipeline tag per file; each is the ``task`` block of a recipe."""
 
 from hf_sft.tasks.base import Task
+from hf_sft.tasks.fill_mask import FillMask
 from hf_sft.tasks.image_classification import ImageClassification
+from hf_sft.tasks.question_answering import QuestionAnswering
 from hf_sft.tasks.text_classification import TextClassification
+from hf_sft.tasks.text_generation import TextGeneration
 
-__all__ = ["ImageClassification", "Task", "TextClassification"]
+__all__ = [
+    "FillMask",
+    "ImageClassification",
+    "QuestionAnswering",
+    "Task",
+    "TextClassification",
+    "TextGeneration",
+]
