@@ -1,0 +1,75 @@
+"""Conversations as the text of a chat template, and which parts of it the assistant says."""
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+from hf_sft.errors import DataError
+
+Span = tuple[int, int]  # characters [start, end)
+
+
+def rendered(messages: list[dict], tokenizer: Any, asks: bool = False) -> str:
+    """The conversation in the tokenizer's chat template; ``asks``: the assistant is to go on.
+
+    Raises:
+        DataError: the template refuses these roles, or their order.
+    """
+    turns = [{"role": one["role"], "content": one["content"]} for one in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+    except (TemplateError, TypeError, ValueError, IndexError) as error:
+        roles = ", ".join(str(turn["role"]) for turn in turns)
+        raise DataError(
+            f"the chat template does not take these turns ({roles}): {error}. Correct the rows, or "
+            "set task.chat_template."
+        ) from error
+
+
+def learned(messages: list[dict], tokenizer: Any) -> tuple[str, list[Span]]:
+    """The text of a conversation, and the spans of it that the assistant answers with.
+
+    A span is what a turn of the assistant adds to the text in which the assistant was asked to go
+    on, its end-of-turn token included, white space after it left out. An assistant's turn that
+    opens the conversation answers nothing and is not learned.
+
+    Raises:
+        DataError: the template writes earlier turns otherwise when later ones follow.
+    """
+    text, spans = rendered(messages, tokenizer), []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant" or number == 0:
+            continue
+        before = rendered(messages[:number], tokenizer, asks=True)
+        said = rendered(messages[: number + 1], tokenizer)
+        if not (said.startswith(before) and text.startswith(said.rstrip())):
+            raise DataError(
+                f"the chat template writes turn {number + 1} otherwise once more follows, so that "
+                "its answer cannot be found. Set task.chat_template to one that does not."
+            )
+        spans.append((len(before), len(said.rstrip())))
+    return (text.rstrip() if messages[-1]["role"] == "assistant" else text), spans
+
+
+def asking(messages: list[dict]) -> list[dict]:
+    """The conversation up to what the assistant is to answer: without its own last turn."""
+    last = len(messages) - (messages[-1]["role"] == "assistant")
+    return messages[: max(1, last)]
+
+
+def problem(messages: Any, answered: bool) -> str | None:
+    """What is wrong with a conversation; with ``answered``, the assistant must answer something."""
+    if not isinstance(messages, list) or not messages:
+        return f"is {str(messages)[:40]!r}; a list of {{role, content}} is wanted"
+    for number, one in enumerate(messages, 1):
+        known = isinstance(one, dict) and all(isinstance(one.get(k), str) for k in KEYS)
+        if not known:
+            return (
+                f"turn {number} is {str(one)[:60]!r}; a role and a content, both text, are wanted"
+            )
+    if answered and not any(one["role"] == "assistant" for one in messages[1:]):
+        return "has no turn of the assistant after the first, so that nothing can be learned"
+    return None
+
+
+KEYS = ("role", "content")

@@ -1,0 +1,63 @@
+"""What tasks on texts share: columns of text, and files of them to predict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset, Value
+
+from hf_sft.errors import DataError, listing
+from hf_sft.table_files import ENDINGS, ending, read_table
+from hf_sft.tasks.labels import first_few
+
+
+def as_text(rows: Dataset, columns: Sequence[str]) -> Dataset:
+    """The rows with these columns as text where they hold numbers: a text may be the number 7."""
+    for column in columns:
+        if getattr(rows.features[column], "dtype", "").startswith(("int", "float", "bool")):
+            rows = rows.cast_column(column, Value("string"))
+    return rows
+
+
+def text_problems(place: str, rows: Dataset, columns: Sequence[str]) -> list[str]:
+    """A line for each of the first values in these columns that are no text."""
+    problems = [
+        f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
+        for column in columns
+        for number, value in enumerate(rows[column], 1)
+        if not isinstance(value, str)
+    ]
+    return first_few(place, problems)
+
+
+def no_classes(keep: list | None) -> None:
+    """``data.keep_labels`` means nothing where there are no classes.
+
+    Raises:
+        DataError: it is set.
+    """
+    if keep is not None:
+        raise DataError("data.keep_labels: this task has no classes. Leave the key out.")
+
+
+def lines_or_table(path: Path, column: str) -> Dataset:
+    """A table of rows, or a text file whose lines that are not blank become ``column``.
+
+    Raises:
+        DataError: a folder, no text there, or no UTF-8.
+    """
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder. Give a text file, or a table of texts.")
+    if ending(path) in ENDINGS:
+        rows = read_table(path, "")
+    else:
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"'{path}' cannot be read as lines of text ({error}). Give a UTF-8 text file, or "
+                f"a table ({listing(ENDINGS)})."
+            ) from error
+        rows = Dataset.from_dict({column: [line for line in lines if line.strip()]})
+    if len(rows) == 0:
+        raise DataError(f"'{path}': no texts there.")
+    return rows
