@@ -104,6 +104,8 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     loaded = load_model(recipe.model, task, names, recipe.locate)
     config = loaded.model.config
     encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
+    for held in encoded.keys() - {"train"}:
+        encoded[held] = task.held_still(encoded[held], loaded.processor)
     trainer = build_trainer(recipe, args, data, encoded, loaded)
     return Prepared(data, encoded, names, loaded, trainer, SourceProbe.of(recipe, loaded))
 
@@ -145,6 +147,7 @@ def build_trainer(
         processing_class=None if timm else processor,
         data_collator=task.collator(processor),
         compute_metrics=task.metrics(task.names(data), processor, data[watched]),
+        compute_loss_func=task.training_loss(data["train"], args.label_smoothing_factor),
         preprocess_logits_for_metrics=task.summary,
         penalty=recipe.penalty,
         freeze=recipe.freeze,

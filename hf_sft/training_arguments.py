@@ -39,8 +39,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     }
     chosen = watching if "score" in recipe.freeze.watches else {}
     chosen = selection if recipe.keeps_best else chosen
-    if chosen and recipe.training.get("metric_for_best_model"):  # Trainer knows which way it goes
-        chosen = {k: v for k, v in chosen.items() if k != "greater_is_better"}
+    if chosen and (metric := recipe.training.get("metric_for_best_model")):
+        chosen = {**chosen, "greater_is_better": _rises(recipe.task, metric)}
     kind = Seq2SeqTrainingArguments if recipe.task.writes else TrainingArguments
     settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
     try:
@@ -50,6 +50,14 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False
     return args
+
+
+def _rises(task: Any, metric: str) -> bool:
+    """Whether a higher value is better."""
+    name = metric.removeprefix("eval_")
+    if name == task.selection_metric:
+        return task.greater_is_better
+    return not name.endswith("loss") and name not in task.lower_is_better
 
 
 def of_task(task: Any) -> dict[str, Any]:

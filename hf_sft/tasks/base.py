@@ -20,6 +20,7 @@ class Task(Component):
         metric_names: the scalars that ``metrics`` logs beside the loss.
         selection_metric: the one that chooses the best checkpoint.
         greater_is_better: of the selection metric.
+        lower_is_better: those of the others that are better when lower.
         writes: evaluation writes text: Seq2SeqTransferTrainer, ``predict_with_generate``.
         label_names: the batch's keys that hold labels; None lets Trainer find out.
     """
@@ -28,6 +29,7 @@ class Task(Component):
     auto_processor: ClassVar[str]
     selection_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
     metric_names: ClassVar[tuple[str, ...]]
     writes: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
@@ -75,6 +77,13 @@ class Task(Component):
     def collator(self, processor: Any) -> Callable:
         """Encoded rows -> one batch of tensors, only what the model's forward takes."""
 
+    def training_loss(self, rows: Dataset, smoothing: float) -> Callable | None:
+        """Trainer's ``compute_loss_func`` in place of the model's own loss; None for that.
+
+        ``rows``: checked rows of train. ``smoothing``: ``label_smoothing_factor``.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
         """A streaming ``compute_metrics`` (``batch_eval_metrics``) for one pass over ``rows``.
@@ -82,6 +91,14 @@ class Task(Component):
         Its ``tables`` hold what is no scalar after the last batch. ``rows``: one split of checked
         data, whose encoded rows come in order.
         """
+
+    def held_still(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encoded rows of a split that is evaluated, without what the collator draws at random."""
+        return rows
+
+    def examples(self, model: Any, processor: Any, rows: Dataset) -> dict[str, list[dict]]:
+        """More ``tables`` of an evaluated split, which take the model itself."""
+        return {}
 
     def summary(self, logits: Any, labels: Any) -> Any:
         """What of a batch's logits the metrics need, on the device (Trainer's

@@ -1,31 +1,53 @@
-"""What image and text classification share: labels, metrics, and the form of a prediction."""
+"""What classification of images, texts and sounds shares: labels, metrics, form of a prediction."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
 from hf_sft.errors import DataError
+from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.base import Task
-from hf_sft.tasks.classification_metrics import SCALARS, StreamingClassification
-from hf_sft.tasks.labels import encode_labels, name_labels
+from hf_sft.tasks.class_weights import BalancedLoss
+from hf_sft.tasks.one_class import OneClass
 
 
 class Classification(Task):
-    """One class per example."""
+    """One class per example, unless ``answer`` says otherwise.
+
+    ``positive``: the class whose F1 is measured as ``f1``. ``class_weights: balanced``: while
+    training, every class counts the same, however many examples it has.
+    """
 
     label: str = "label"
-    selection_metric: ClassVar[str] = "accuracy"
-    metric_names: ClassVar[tuple[str, ...]] = SCALARS
+    positive: str | int | None = None
+    class_weights: Literal["balanced"] | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What the model says of an example."""
+        return OneClass(self.label, None if self.positive is None else str(self.positive))
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return self.answer.metric_names
+
+    @property
+    def lower_is_better(self) -> tuple[str, ...]:
+        return self.answer.lower_is_better
+
+    @property
+    def selection_metric(self) -> str:
+        return self.answer.selection_metric
 
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
         self.refuse_missing(data)
         problems = []
         try:
-            data = encode_labels(data, self.label, keep)
+            data = self.answer.encode(data, keep)
         except DataError as error:
             problems.append(str(error))
         data = DatasetDict({split: self.typed(rows) for split, rows in data.items()})
@@ -44,24 +66,26 @@ class Classification(Task):
         """A line for each of the first inputs the model could not take."""
 
     @property
-    def stratum(self) -> str:
-        return self.label
+    def stratum(self) -> str | None:
+        return self.answer.stratum
 
     def names(self, data: DatasetDict) -> list[str]:
-        return data["train"].features[self.label].names
+        return self.answer.names(data["train"].features)
 
     def trained_names(self, config: Any) -> list[str]:
         return [config.id2label[i] for i in range(config.num_labels)]
 
     def configure(self, config: Any, names: list[str]) -> None:
-        name_labels(config, names)
-        if getattr(config, "problem_type", None) is not None:
-            config.problem_type = "single_label_classification"
+        self.answer.configure(config, names)
 
-    def metrics(
-        self, names: list[str], processor: Any = None, rows: Dataset | None = None
-    ) -> StreamingClassification:
-        return StreamingClassification(names)
+    def training_loss(self, rows: Dataset, smoothing: float) -> Callable | None:
+        if self.class_weights is None:
+            return None
+        classes = len(rows.features[self.answer.column].names)
+        return BalancedLoss(rows[self.answer.column][:], classes, smoothing)
+
+    def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
+        return self.answer.metrics(names)
 
     @torch.no_grad()
     def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
@@ -76,16 +100,10 @@ class Classification(Task):
             yield from self.predictions(part, logits, names)
 
     def predictions(self, rows: Dataset, logits: Any, names: list[str]) -> Iterator[dict]:
-        """Per row: what was given, the label, its probability, the probabilities of all."""
-        probabilities = torch.as_tensor(logits).float().softmax(-1)
-        for given, scores in zip(self.shown_inputs(rows), probabilities.tolist(), strict=True):
-            best = max(range(len(names)), key=scores.__getitem__)
-            yield {
-                **given,
-                "label": names[best],
-                "probability": scores[best],
-                "probabilities": dict(zip(names, scores, strict=True)),
-            }
+        """Per row: what was given, and the answer (for a class: ``label``, ``probability``, …)."""
+        answers = self.answer.records(torch.as_tensor(logits), names)
+        for given, answer in zip(self.shown_inputs(rows), answers, strict=True):
+            yield {**given, **answer}
 
     @abstractmethod
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:

@@ -1,4 +1,4 @@
-"""Accuracy, balanced accuracy, macro F1, per-class table, confusion matrix, calibration error."""
+"""Accuracy, F1, Matthews, calibration error of one class per example; per class, confusions."""
 
 from typing import Any
 
@@ -6,12 +6,16 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
 from hf_sft.errors import DataError
 
 CALIBRATION_BINS = 15
-SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
+SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error", "matthews")
 
 
 class ClassificationMetric(evaluate.Metric):
@@ -42,6 +46,7 @@ class ClassificationMetric(evaluate.Metric):
             "balanced_accuracy": float(recall[support > 0].mean()),
             "macro_f1": float(f1[(support > 0) | np.isin(classes, predictions)].mean()),
             "calibration_error": calibration_error(np.asarray(confidences), correct),
+            "matthews": float(matthews_corrcoef(references, predictions)),
             "per_class": [
                 {
                     "label": n,
@@ -67,11 +72,12 @@ class StreamingClassification:
     """Trainer's ``compute_metrics`` under ``batch_eval_metrics``: keeps 3 numbers per example.
 
     The numbers that are no scalars (``per_class``, ``confusion_matrix``) are left in ``tables``
-    after each evaluation, so that logs hold scalars only.
+    after each evaluation, so that logs hold scalars only. ``positive``: the class whose F1 is a
+    scalar too, as ``f1``.
     """
 
-    def __init__(self, names: list[str]):
-        self.names = names
+    def __init__(self, names: list[str], positive: str | None = None):
+        self.names, self.positive = names, positive
         self.metric = ClassificationMetric(keep_in_memory=True)
         self.tables: dict[str, Any] = {}
 
@@ -79,11 +85,7 @@ class StreamingClassification:
         """Take one batch of logits (batch, classes) and labels (batch,)."""
         logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
         probabilities = torch.as_tensor(logits).float().softmax(-1)
-        if not probabilities.isfinite().all():
-            raise DataError(
-                "The model's outputs are not finite: training has diverged. Lower "
-                "training.learning_rate and start anew with --overwrite."
-            )
+        refuse_diverged(probabilities)
         confidences, predictions = probabilities.max(-1)
         self.metric.add_batch(
             predictions=predictions.cpu().numpy(),
@@ -94,4 +96,19 @@ class StreamingClassification:
             return {}
         result = self.metric.compute(names=self.names)
         self.tables = {key: result.pop(key) for key in ("per_class", "confusion_matrix")}
+        if self.positive is not None:
+            result["f1"] = self.tables["per_class"][self.names.index(self.positive)]["f1"]
         return result
+
+
+def refuse_diverged(outputs: torch.Tensor) -> None:
+    """A model whose outputs are not finite cannot be measured.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not outputs.isfinite().all():
+        raise DataError(
+            "The model's outputs are not finite: training has diverged. Lower "
+            "training.learning_rate and start anew with --overwrite."
+        )

@@ -25,7 +25,7 @@ def encode_labels(data: DatasetDict, column: str, keep: list | None = None) -> D
     values = {split: label_names(rows, column) for split, rows in data.items()}
     if keep is not None:
         data, values = _keep(data, values, [str(name) for name in keep])
-    names = _ordered(data["train"], column, values["train"])
+    names = ordered(data["train"].features[column], set(values["train"]))
     if problems := _class_problems(values, names, column):
         raise DataError("\n".join(problems))
     number = {name: index for index, name in enumerate(names)}
@@ -95,8 +95,8 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) else str(value).strip()
 
 
-def _ordered(train: Dataset, column: str, values: list[str]) -> list[str]:
-    feature, present = train.features[column], set(values)
+def ordered(feature: Any, present: set[str]) -> list[str]:
+    """The names that occur: a ClassLabel keeps its order, numbers sort as numbers."""
     if isinstance(feature, ClassLabel):
         return [name for name in feature.names if name in present]
     numeric = all(name.isdecimal() for name in present)

@@ -1,39 +1,78 @@
-"""text-classification: one class per text, or per pair of texts."""
+"""text-classification: a class, labels or a number for each text, or for each pair of texts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datasets import Dataset, Value
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import DataCollatorWithPadding
 
 from hf_sft.errors import DataError, listing
 from hf_sft.table_files import ENDINGS, ending, read_table
+from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.many_labels import ManyLabels
+from hf_sft.tasks.number import Number
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
-ANSWERS = ("label", "probability", "probabilities")  # columns of the predictions
+ONLY = {  # keys that have no meaning under another problem
+    "positive": "single-label",
+    "class_weights": "single-label",
+    "label_separator": "multi-label",
+    "threshold": "multi-label",
+}
 
 
 class TextClassification(Classification):
     """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit).
 
     ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
-    pulls only the embeddings that came from the source.
+    pulls only the embeddings that came from the source. ``problem``: one class (``single-label``),
+    any number of labels (``multi-label``: ``label`` is a column of lists, of texts divided by
+    ``label_separator``, or several columns of 0 and 1), or a number (``regression``).
     """
 
     type: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
+    problem: Literal["single-label", "multi-label", "regression"] = "single-label"
     text: list[str] = Field(["text"], min_length=1, max_length=2)
+    label: str | list[str] = "label"
+    label_separator: str | None = Field(None, min_length=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
     max_length: int | None = Field(None, ge=2)
     add_tokens: list[str] = []
 
+    @model_validator(mode="after")
+    def _keys_fit_the_problem(self) -> "TextClassification":
+        for key, problem in ONLY.items():
+            if key in self.model_fields_set and self.problem != problem:
+                raise ValueError(f"{key} is for problem: {problem}; this is {self.problem}")
+        several = not isinstance(self.label, str)
+        if several and self.problem != "multi-label":
+            raise ValueError("label: one column is wanted; several are for problem: multi-label")
+        if several and (len(set(self.label)) < 2 or len(set(self.label)) < len(self.label)):
+            raise ValueError(f"label: two or more different columns are wanted, found {self.label}")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that hold the answer."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+    @property
+    def answer(self) -> Answer:
+        if self.problem == "multi-label":
+            return ManyLabels(self.labels, self.label_separator, self.threshold)
+        return Number(self.labels[0]) if self.problem == "regression" else super().answer
+
     def columns(self) -> dict[str, str]:
         texts = {f"task.text[{i}]": column for i, column in enumerate(self.text)}
-        return texts | {"task.label": self.label}
+        if isinstance(self.label, str):
+            return texts | {"task.label": self.label}
+        return texts | {f"task.label[{i}]": column for i, column in enumerate(self.label)}
 
     def typed(self, rows: Dataset) -> Dataset:
         for column in self.text:
@@ -67,12 +106,18 @@ class TextClassification(Classification):
         arguments = {
             "tokenizer": processor,
             "texts": self.text,
-            "label": self.label,
             "limit": limit if limit < NO_LIMIT else None,
+            "answer": self.answer,
+            "names": self._names(rows),
         }
         return rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
         )
+
+    def _names(self, rows: Dataset) -> list[str]:
+        """The outputs' names; none where the rows have no label."""
+        known = self.answer.column in rows.column_names
+        return self.answer.names(rows.features) if known else []
 
     def collator(self, processor: Any) -> Callable:
         return DataCollatorWithPadding(processor)
@@ -82,7 +127,7 @@ class TextClassification(Classification):
         missing = self.missing_columns(path.name, rows.column_names)
         if missing := [line for line in missing if not line.startswith("task.label")]:
             raise DataError("\n".join(missing))
-        taken = {self.label, *ANSWERS} - set(self.text)
+        taken = {*self.labels, *self.answer.keys} - set(self.text)
         rows = self.typed(rows.remove_columns([c for c in rows.column_names if c in taken]))
         if problems := self.input_problems(f"'{path.name}'", rows):
             raise DataError("\n".join(problems))
@@ -106,8 +151,8 @@ class TextClassification(Classification):
         yield from map(dict, rows)
 
 
-def _tokenize(batch: dict[str, list], tokenizer, texts, label, limit) -> dict[str, list]:
+def _tokenize(batch: dict[str, list], tokenizer, texts, limit, answer, names) -> dict[str, list]:
     encoded = tokenizer(*(batch[column] for column in texts), truncation=True, max_length=limit)
-    if label in batch:
-        encoded["labels"] = batch[label]
+    if answer.column in batch:
+        encoded["labels"] = answer.targets(batch[answer.column], names)
     return encoded

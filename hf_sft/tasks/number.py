@@ -1,0 +1,108 @@
+"""A number: squared error, Pearson's and Spearman's correlation."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Value
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import mean_squared_error
+from torch import Tensor
+
+from hf_sft.errors import DataError
+from hf_sft.tasks.answer import Answer
+from hf_sft.tasks.classification_metrics import refuse_diverged
+from hf_sft.tasks.labels import first_few
+
+
+@dataclass(frozen=True)
+class Number(Answer):
+    """``column`` holds numbers; the model has one output, named like the column."""
+
+    problem_type: ClassVar[str] = "regression"
+    metric_names: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "mse")
+    selection_metric: ClassVar[str] = "spearman"
+    lower_is_better: ClassVar[tuple[str, ...]] = ("mse",)
+    keys: ClassVar[tuple[str, ...]] = ("value",)
+    column: str
+
+    def encode(self, data: DatasetDict, keep: list | None) -> DatasetDict:
+        if keep is not None:
+            raise DataError("data.keep_labels: numbers have no classes. Leave the key out.")
+        found = {split: [_number(v) for v in rows[self.column]] for split, rows in data.items()}
+        if problems := [
+            line for s, rows in data.items() for line in _problems(rows, self.column, found[s], s)
+        ]:
+            raise DataError("\n".join(problems))
+        return DatasetDict({s: _with(rows, self.column, found[s]) for s, rows in data.items()})
+
+    def names(self, features: Any) -> list[str]:
+        return [self.column]
+
+    def configure(self, config: Any, names: list[str]) -> None:
+        super().configure(config, names[:1])
+
+    def metrics(self, names: list[str]) -> "StreamingNumbers":
+        return StreamingNumbers()
+
+    def records(self, logits: Tensor, names: list[str]) -> Iterator[dict]:
+        yield from ({"value": value} for (value,) in logits.float().tolist())
+
+
+class StreamingNumbers:
+    """Trainer's ``compute_metrics`` under ``batch_eval_metrics``: keeps two numbers per example.
+
+    Correlations of numbers that are all the same are not defined: nan.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Any] = {}
+        self.pairs: list[np.ndarray] = []
+
+    def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
+        """Take one batch of outputs (batch, 1) and numbers (batch,)."""
+        logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
+        given = torch.as_tensor(logits).float().reshape(-1)
+        refuse_diverged(given)
+        true = torch.as_tensor(batch.label_ids).float().reshape(-1)
+        self.pairs.append(np.stack([given.cpu().numpy(), true.cpu().numpy()]))
+        if not compute_result:
+            return {}
+        (given, true), self.pairs = np.concatenate(self.pairs, axis=1).astype(np.float64), []
+        defined = len(given) > 1 and np.ptp(given) > 0 and np.ptp(true) > 0
+        return {
+            "spearman": float(spearmanr(given, true).statistic) if defined else math.nan,
+            "pearson": float(pearsonr(given, true).statistic) if defined else math.nan,
+            "mse": float(mean_squared_error(true, given)),
+        }
+
+
+def _number(value: Any) -> float | None:
+    """None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _problems(rows: Dataset, column: str, numbers: list[float | None], split: str) -> list[str]:
+    bad = [
+        f"row {i}: {column!r} is {value!r}, no number. Correct or remove the row."
+        for i, (value, number) in enumerate(zip(rows[column], numbers, strict=True), 1)
+        if number is None
+    ]
+    if not bad and split == "train" and len(set(numbers)) == 1:
+        return [f"data.train: {column!r} is {numbers[0]:g} in every row; nothing can be learnt."]
+    return first_few(f"data.{split}", bad)
+
+
+def _with(rows: Dataset, column: str, numbers: list[float]) -> Dataset:
+    order = rows.column_names
+    rows = rows.remove_columns(column).add_column(column, numbers, feature=Value("float64"))
+    return rows.select_columns(order)
