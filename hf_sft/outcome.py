@@ -62,7 +62,8 @@ def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict]
         trainer.compute_metrics = task.metrics(prepared.names, prepared.loaded.processor, rows)
         found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
         metrics[split] = plain_metrics(found, split)
-        tables[split] = trainer.compute_metrics.tables
+        more = task.examples(trainer.model, prepared.loaded.processor, rows)
+        tables[split] = {**trainer.compute_metrics.tables, **more}
     return metrics, tables
 
 

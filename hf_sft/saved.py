@@ -99,7 +99,8 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
         )
         if quiet:  # in place of the bar, Trainer would print every result
             trainer.remove_callback(transformers.PrinterCallback)
-        return plain_metrics(trainer.evaluate(task.encode(rows, processor, model.config)), "eval")
+        encoded = task.held_still(task.encode(rows, processor, model.config), processor)
+        return plain_metrics(trainer.evaluate(encoded), "eval")
 
 
 def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> None:

@@ -8,5 +8,16 @@ from hf_sft.loaders.image_folder import ImageFolder
 from hf_sft.loaders.pixel_table import PixelTable
 from hf_sft.loaders.squad import Squad
 from hf_sft.loaders.table import Table
+from hf_sft.loaders.text_files import TextFiles
 
-__all__ = ["Chatterbot", "Clinc", "Hub", "ImageFolder", "Loader", "PixelTable", "Squad", "Table"]
+__all__ = [
+    "Chatterbot",
+    "Clinc",
+    "Hub",
+    "ImageFolder",
+    "Loader",
+    "PixelTable",
+    "Squad",
+    "Table",
+    "TextFiles",
+]
