@@ -3,6 +3,7 @@
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.fill_mask import FillMask
 from hf_sft.tasks.image_classification import ImageClassification
+from hf_sft.tasks.multiple_choice import MultipleChoice
 from hf_sft.tasks.question_answering import QuestionAnswering
 from hf_sft.tasks.text_classification import TextClassification
 from hf_sft.tasks.text_generation import TextGeneration
@@ -10,6 +11,7 @@ from hf_sft.tasks.text_generation import TextGeneration
 __all__ = [
     "FillMask",
     "ImageClassification",
+    "MultipleChoice",
     "QuestionAnswering",
     "Task",
     "TextClassification",
