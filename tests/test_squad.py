@@ -91,7 +91,7 @@ def test_characters_are_counted_not_bytes():
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"data": [{"paragraphs": [{"qas": [{"id": "1"}]}]}]}, "not SQuAD's form (KeyError('context'))"),
+    [({"data": [{"paragraphs": [{"qas": [{"id": "1"}]}]}]}, "form (KeyError('context'))"),
      ({"data": [{"paragraphs": 3}]}, "not SQuAD's form"),
      ({"data": []}, "no questions"), ("{", "line 1"), ("", "empty file"),
      ([{"question": "q", "context": " ", "answers": []}], "row 1: context is ' '"),
