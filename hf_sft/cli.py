@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_rank, cli_weights
+from hf_sft import cli_new, cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _about_recipes(partial(_command, commands))
+    cli_new.add(partial(_command, commands))
     cli_rank.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
     cli_weights.add(partial(_command, commands))

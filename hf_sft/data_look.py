@@ -1,0 +1,139 @@
+"""All checks of a data set, given which of its columns a task reads."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Image
+
+from hf_sft.data_findings import (
+    Finding,
+    class_findings,
+    empty_texts,
+    long_texts,
+    look_alikes,
+    missing_labels,
+    tiny_classes,
+)
+from hf_sft.new_columns import Roles
+from hf_sft.repeated_rows import Inputs, duplicates, inputs_of, leakage
+
+BETWEEN = " | "  # the columns of one input
+
+Labels = dict[str, list[str | None]]
+
+
+def look(data: DatasetDict, roles: Roles, labels: Labels, limit: int) -> list[Finding]:
+    """What looks wrong: first what is between splits, then in each, then of the classes.
+
+    Args:
+        data: splits as they were read.
+        roles: its columns.
+        labels: ``labels_of`` it.
+        limit: tokens that the model reads of a text.
+    """
+    inputs = {split: _inputs(rows, roles) for split, rows in data.items()}
+    answer = "label" if roles.classes else "answer"
+    found = []
+    for split, before in (("test", "train"), ("validation", "train"), ("test", "validation")):
+        if split in inputs and before in inputs:
+            found += leakage(split, inputs[split], before, inputs[before], answer)
+    for split, rows in data.items():
+        found += duplicates(split, inputs[split], answer)
+        found += _of_texts(split, rows, roles, limit)
+        if roles.per_row:
+            found += missing_labels(split, roles.answer, labels[split])
+    return found + _of_classes(labels, roles)
+
+
+def _of_texts(split: str, rows: Dataset, roles: Roles, limit: int) -> list[Finding]:
+    if roles.kind == "image":
+        return []
+    if roles.kind == "tokens":
+        texts = list(contents(rows, roles))
+        return [*empty_texts(split, roles.inputs[0], texts), *long_texts(split, texts, limit)]
+    empty = [line for c in roles.inputs for line in empty_texts(split, c, rows[c])]
+    return empty + long_texts(split, list(contents(rows, roles)), limit)
+
+
+def _of_classes(labels: Labels, roles: Roles) -> list[Finding]:
+    if roles.per_row:
+        return class_findings(labels)
+    if not roles.classes:
+        return []
+    counts = {split: Counter(names) for split, names in labels.items()}
+    return [*look_alikes(counts), *tiny_classes(counts["train"])]
+
+
+def _inputs(rows: Dataset, roles: Roles) -> Inputs:
+    answers = None if roles.answer is None else (_answer(v) for v in rows[roles.answer])
+    names = _image_names(rows, roles) if roles.kind == "image" else ()
+    return inputs_of(contents(rows, roles), answers, names)
+
+
+def _answer(value: Any) -> str:
+    """Equal answers as equal words; ``a`` and ``A`` are two labels."""
+    return value.strip() if isinstance(value, str) else str(value)
+
+
+def contents(rows: Dataset, roles: Roles) -> Iterator[str | bytes | None]:
+    """What each row asks: its texts as one, its tokens as a text, or the bytes of its image."""
+    if roles.kind == "image":
+        for image in _undecoded(rows, roles):
+            yield _bytes(image)
+    elif roles.kind == "tokens":
+        for tokens in rows[roles.inputs[0]]:
+            yield " ".join(str(token) for token in tokens or ())
+    else:
+        columns = [rows[column] for column in roles.inputs]
+        for texts in zip(*columns, strict=True):
+            yield BETWEEN.join("" if text is None else str(text) for text in texts).strip(BETWEEN)
+
+
+def _undecoded(rows: Dataset, roles: Roles) -> Any:
+    column = roles.inputs[0]
+    if not isinstance(rows.features[column], Image):  # paths in a table
+        return ({"path": value, "bytes": None} for value in rows[column])
+    return rows.cast_column(column, Image(decode=False))[column]
+
+
+def _bytes(image: dict[str, Any] | None) -> bytes | None:
+    if image is None:
+        return None
+    if image["bytes"] is not None:
+        return image["bytes"]
+    path = Path(image["path"] or "")
+    return path.read_bytes() if path.is_file() else None
+
+
+def _image_names(rows: Dataset, roles: Roles) -> list[str]:
+    """The last two parts of every path: class and file."""
+    paths = [image and image["path"] for image in _undecoded(rows, roles)]
+    return ["/".join(Path(path).parts[-2:]) if path else "an image" for path in paths]
+
+
+def labels_of(rows: Dataset, roles: Roles) -> list[str | None]:
+    """The class of every row, or of every span of tokens; None where there is none."""
+    if not roles.classes:
+        return []
+    feature = rows.features[roles.answer]
+    if roles.per_row:
+        return [label_name(feature, value) for value in rows[roles.answer]]
+    inner = getattr(feature, "feature", None)
+    tags = (label_name(inner, tag) or "O" for row in rows[roles.answer] for tag in row or ())
+    return [tag[2:] for tag in tags if tag.startswith("B-")]
+
+
+def label_name(feature: Any, value: Any) -> str | None:
+    """A label as a word; None for what is no class: nothing, a blank, a negative number."""
+    if value is None or isinstance(value, list | dict):
+        return None
+    if isinstance(feature, ClassLabel):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(value, float):
+        return None if math.isnan(value) else f"{value:g}"
+    if isinstance(value, int) and value < 0:
+        return None
+    return str(value).strip() or None

@@ -1,0 +1,59 @@
+"""What a new recipe does about its data: splits left out or carved, classes left out."""
+
+from collections import Counter
+from typing import Any
+
+from datasets import DatasetDict
+
+from hf_sft.data_findings import Finding, counted
+from hf_sft.data_look import Labels
+from hf_sft.errors import listing
+from hf_sft.new_columns import Roles
+
+TEST_FRACTION = 0.2
+
+
+def leave_out_unlabelled(
+    data: DatasetDict, found: Roles, labels: Labels, block: dict[str, Any]
+) -> list[str]:
+    """Drop, everywhere, the splits of which no row has a label, as a competition's test rows."""
+    if not found.per_row or block["type"] not in ("hub", "table"):
+        return []
+    bare = [split for split in data if split != "train" and not any(labels[split])]
+    for split in bare:
+        del data[split], labels[split]
+        block.pop(split, None)
+    if bare and block["type"] == "hub":
+        block["splits"] = {split: (block.get("splits") or {}).get(split, split) for split in data}
+    return [f"{split} is left out: none of its rows has a label." for split in bare]
+
+
+def carve_test(data: DatasetDict, block: dict[str, Any]) -> list[str]:
+    """A share of train as test split where there is none to measure on."""
+    if "test" in data:
+        return []
+    if "validation" in data and "test_fraction" not in block:
+        return ["There is no test split: scores come from validation."]
+    share = block.setdefault("test_fraction", TEST_FRACTION)
+    return [f"There is no test split: {share:.0%} of train is carved off as one."] if share else []
+
+
+def both_sides(findings: list[Finding], block: dict[str, Any]) -> list[str]:
+    """What repetition inside train means for a test split that is carved from it."""
+    if not block.get("test_fraction") or all(f.kind != "duplicates" for f in findings):
+        return []
+    return ["Rows that repeat may fall on both sides of it; remove them from the file first."]
+
+
+def keep_classes(labels: Labels, block: dict[str, Any]) -> list[str]:
+    """Leave out classes that are in no position to be learnt or measured."""
+    least = 2 if block.get("test_fraction") and "test" not in labels else 1
+    counts = Counter(name for name in labels["train"] if name is not None)
+    names = list(dict.fromkeys(name for found in labels.values() for name in found if name))
+    kept = [name for name in names if counts[name] >= least]
+    if "keep_labels" in block or len(kept) == len(names) or len(kept) < 2:
+        return []
+    block["keep_labels"] = sorted(kept)
+    out = [name for name in names if name not in set(kept)]
+    reason = "too few rows in train" if least == 2 else "not in train"
+    return [f"{counted(len(out), 'class')} left out with keep_labels, {reason}: {listing(out)}."]

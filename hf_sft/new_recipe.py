@@ -1,0 +1,196 @@
+"""A data set looked at: its columns, what looks wrong in it, and a recipe that trains on it."""
+
+import json
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import (
+    DatasetDict,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from pydantic import ValidationError
+
+from hf_sft import component
+from hf_sft.data_findings import Finding
+from hf_sft.data_look import Labels, labels_of, look
+from hf_sft.errors import RecipeError, UserError, listing, nearest
+from hf_sft.loaders import Loader
+from hf_sft.loaders.splits import split as carve
+from hf_sft.new_columns import Roles, roles
+from hf_sft.new_data import data_block
+from hf_sft.new_decisions import both_sides, carve_test, keep_classes, leave_out_unlabelled
+from hf_sft.new_method import METHODS, Method, epochs
+from hf_sft.problems import problem
+from hf_sft.recipe_text import BLOCKS, apply_override, dump
+from hf_sft.resources import PACKAGE, locator
+from hf_sft.tasks import Task
+
+WIDTH = 100  # of a comment
+TOKENIZER, CONFIG = "tokenizer_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was found, and the recipe that follows from it.
+
+    Attributes:
+        name: of the data.
+        raw: the recipe's blocks.
+        method: the defaults of the task.
+        data: every split as it was read.
+        roles: which columns the task reads.
+        labels: the class of every row or span of each split; empty without classes.
+        findings: what looks wrong.
+        decisions: what the recipe does about the data, a sentence each.
+        refusal: why ``run`` would not take the data as they are; None when it does.
+    """
+
+    name: str
+    raw: dict[str, Any]
+    method: Method
+    data: DatasetDict
+    roles: Roles
+    labels: Labels
+    findings: list[Finding]
+    decisions: list[str]
+    refusal: str | None
+
+    def text(self, file: str) -> str:
+        """The recipe with comments: what it is, how to run it, what was found in the data."""
+        rows = ", ".join(f"{len(rows)} {split}" for split, rows in self.data.items())
+        lines = [
+            f"{self.name}: {self.raw['task']['type']}, rows: {rows}. Proposed by `hf-sft new`.",
+            f"  hf-sft check {file}",
+            f"  hf-sft run {file}",
+            *self.decisions,
+        ]
+        if self.refusal is not None:
+            lines += ["Before it runs, the data need a correction: `hf-sft check` says which."]
+        lines += ["What looks wrong in the data:"] if self.findings else ["Nothing looks wrong."]
+        lines += [f"  - {finding}" for finding in self.findings]
+        head = {key: self.raw[key] for key in ("task", "data", "model")}
+        rest = {key: block for key, block in self.raw.items() if key not in head}
+        why = [self.method.why] if rest.keys() & {"penalty", "freeze"} else []
+        return f"{_comment(lines)}{dump(head)}{_comment(why)}{dump(rest)}"
+
+
+def _comment(lines: Sequence[str]) -> str:
+    return "".join(f"{wrapped}\n" for line in lines for wrapped in _wrapped(line))
+
+
+def _wrapped(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    further = f"# {indent}  " if line.lstrip().startswith("- ") else f"# {indent}"
+    return textwrap.wrap(
+        line.strip(), WIDTH, initial_indent=f"# {indent}", subsequent_indent=further,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def propose(
+    task: str, given: str, folder: Path, model: str | None, overrides: Sequence[str]
+) -> Proposal:
+    """Look at the data and decide on a recipe; nothing is written.
+
+    Args:
+        task: a ``type`` of the task block.
+        given: the data: a path, ``package:…`` or a Hub id.
+        folder: where the recipe will lie.
+        model: a Hub id, a path, or None for the task's default.
+        overrides: ``a.b=c`` each; what they set is not guessed.
+
+    Raises:
+        UserError: no such task, no data there, or no column that the task could read.
+    """
+    if (method := METHODS.get(task)) is None:
+        raise RecipeError(
+            f"TASK: {task!r} is not known. Choices: {listing(METHODS)}.{nearest(task, METHODS)}"
+        )
+    raw: dict[str, Any] = {"task": {"type": task}}
+    raw["data"], name = data_block(task, given, folder)
+    raw["model"] = {"name": model_name(model, folder) if model else method.model}
+    for override in overrides:
+        apply_override(raw, override)
+    locate = locator(folder)
+    data = _block(Loader, raw["data"], "data").load(locate)
+    found = roles(task, data["train"], raw["task"])
+    raw["task"] |= found.keys
+    labels = {split: labels_of(rows, found) for split, rows in data.items()}
+    decisions = leave_out_unlabelled(data, found, labels, raw["data"])
+    decisions += carve_test(data, raw["data"])
+    if found.per_row:
+        decisions += keep_classes(labels, raw["data"])
+    findings = look(data, found, labels, _limit(raw, method, locate))
+    decisions += both_sides(findings, raw["data"])
+    _add_method(raw, method, len(data["train"]))
+    refusal = _refusal(raw, data)
+    return Proposal(name, raw, method, data, found, labels, findings, decisions, refusal)
+
+
+def model_name(given: str, folder: Path) -> str:
+    """A local path as the recipe has to write it; any other name as it is."""
+    path = Path(given).expanduser()
+    if given.startswith(PACKAGE) or not path.exists():
+        return given
+    relative = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _block(base: type, raw: Any, where: str) -> Any:
+    """The block as its object.
+
+    Raises:
+        RecipeError: what is wrong with it, one line each.
+    """
+    cls = component.find(base, raw.get("type"))
+    try:
+        return cls.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError("\n".join(problem(where, cls, e) for e in error.errors())) from error
+
+
+def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int:
+    """Tokens that the model reads: as the recipe says, as a local source says, or the default's."""
+    stated = [raw["task"].get("max_length")]
+    try:
+        place = locate(raw["model"]["name"])
+    except (UserError, TypeError):
+        place = None
+    for file, key in ((CONFIG, "max_position_embeddings"), (TOKENIZER, "model_max_length")):
+        if place is not None and (place / file).is_file():
+            stated.append(json.loads((place / file).read_text("utf-8")).get(key))
+    return min([n for n in stated if isinstance(n, int)] or [method.limit])
+
+
+def _add_method(raw: dict[str, Any], method: Method, rows: int) -> None:
+    """The task's penalty, policy and training, where the command line said nothing else."""
+    for key, block in method.blocks.items():
+        raw.setdefault(key, block)
+    if isinstance(training := raw.get("training") or {}, dict):
+        raw["training"] = {**method.training, "num_train_epochs": epochs(rows), **training}
+    for key in list(raw):
+        if raw[key] is None:
+            del raw[key]
+    for key in [key for key in BLOCKS if key in raw]:
+        raw[key] = raw.pop(key)
+
+
+def _refusal(raw: dict[str, Any], data: DatasetDict) -> str | None:
+    """What ``run`` would say of the data."""
+    loader, task = _block(Loader, raw["data"], "data"), _block(Task, raw["task"], "task")
+    silent = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        carve(task.check(data, loader.keep_labels), loader, task.stratum, False)
+    except UserError as error:
+        return str(error)
+    finally:
+        if not silent:
+            enable_progress_bars()
+    return None
