@@ -3,8 +3,10 @@
 from hf_sft.loaders.base import Loader
 from hf_sft.loaders.chatterbot import Chatterbot
 from hf_sft.loaders.clinc import Clinc
+from hf_sft.loaders.conll import Conll
 from hf_sft.loaders.hub import Hub
 from hf_sft.loaders.image_folder import ImageFolder
+from hf_sft.loaders.parallel_text import ParallelText
 from hf_sft.loaders.pixel_table import PixelTable
 from hf_sft.loaders.squad import Squad
 from hf_sft.loaders.table import Table
@@ -13,9 +15,11 @@ from hf_sft.loaders.text_files import TextFiles
 __all__ = [
     "Chatterbot",
     "Clinc",
+    "Conll",
     "Hub",
     "ImageFolder",
     "Loader",
+    "ParallelText",
     "PixelTable",
     "Squad",
     "Table",

@@ -5,15 +5,21 @@ from hf_sft.tasks.fill_mask import FillMask
 from hf_sft.tasks.image_classification import ImageClassification
 from hf_sft.tasks.multiple_choice import MultipleChoice
 from hf_sft.tasks.question_answering import QuestionAnswering
+from hf_sft.tasks.summarization import Summarization
 from hf_sft.tasks.text_classification import TextClassification
 from hf_sft.tasks.text_generation import TextGeneration
+from hf_sft.tasks.token_classification import TokenClassification
+from hf_sft.tasks.translation import Translation
 
 __all__ = [
     "FillMask",
     "ImageClassification",
     "MultipleChoice",
     "QuestionAnswering",
+    "Summarization",
     "Task",
     "TextClassification",
     "TextGeneration",
+    "TokenClassification",
+    "Translation",
 ]
