@@ -44,7 +44,10 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
     auto = getattr(transformers, task.auto_class)
 
     def original() -> tuple[Any, bool]:
-        model, info = _load(auto, source, place, _config(source, place))
+        own = _config(source, place)
+        if not names:  # the head's form is the task's, whatever the source was for
+            task.configure(own, names)
+        model, info = _load(auto, source, place, own)
         return model, not info["missing_keys"]
 
     config = _config(source, place)

@@ -77,7 +77,7 @@ def row_problems(row: Row, name: str) -> Iterator[str]:
             yield f"{name}: {key} is {row.get(key)!r}, not a text. Correct or remove the row."
             return
     answers = row.get("answers")
-    texts, starts = (answers or {}).get("text"), (answers or {}).get("answer_start")
+    texts, starts = map((answers if isinstance(answers, dict) else {}).get, ANSWERS)
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         yield f"{name}: answers is {str(answers)[:60]}; wanted: {{text: […], answer_start: […]}}."
         return
