@@ -17,7 +17,11 @@ from hf_sft.report import Report
 SCORES = ("precision", "recall", "f1")
 METRICS = {  # ours -> the Hub's name, and the metric's arguments
     "macro_f1": ("f1", {"average": "macro"}),
+    "micro_f1": ("f1", {"average": "micro"}),
     "calibration_error": ("expected_calibration_error", {"bins": 15}),
+    "matthews": ("matthews_correlation", None),
+    "pearson": ("pearsonr", None),
+    "spearman": ("spearmanr", None),
 }
 # The Hub refuses a card with another word than these (hf.co/docs/hub/repositories-licenses).
 LICENCES = """
@@ -152,9 +156,10 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
     source, fine = data["source"], data["freeze"]["verified_unchanged"]
     revision = f" ({plain(source['revision'])})" if source["revision"] else ""
     pulls = "\n".join(f"- {plain(line)}" for line in page.pull(data))
+    classes = f" with {len(data['labels'])} classes" if len(data["labels"]) > 1 else ""
     sections = [
         f"# {plain(title)}",
-        f"A model for {plain(data['task'])} with {len(data['labels'])} classes, fine-tuned by "
+        f"A model for {plain(data['task'])}{classes}, fine-tuned by "
         f"hf\\_sft from {plain(source['name'])}{revision} on {plain(name)}: "
         f"{data['splits'].get('train', 0):,} training rows, seed {data['seed']}. "
         f"Fingerprint of the source's weights: `{source['fingerprint']}`.",

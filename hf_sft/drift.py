@@ -46,6 +46,7 @@ def compare(
 
     Both see a batch before the next one comes: logits are let go of, sums stay.
     """
+    has_head = has_head and _tells_classes_apart(original)
     rows = rows.select(range(min(EXAMPLES, len(rows))))
     original = original.to(next(tuned.parameters()).device).eval()
     batches = DataLoader(rows, batch_size=_batch_size(original, rows), collate_fn=collate)
@@ -64,6 +65,13 @@ def compare(
     original.load_state_dict(_shared(original, tuned, head), strict=False)
     layers = geometry.compare(before.features(), after.features(), groups)
     return {"examples": len(rows), **kept.result()}, layers
+
+
+def _tells_classes_apart(original: Any) -> bool:
+    """Whether the source's head chooses one of several, so that its answers have a KL."""
+    config = getattr(original, "config", None)
+    problem, outputs = (getattr(config, key, None) for key in ("problem_type", "num_labels"))
+    return problem in (None, "single_label_classification") and outputs != 1
 
 
 def _look(

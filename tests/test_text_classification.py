@@ -11,8 +11,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from safetensors.torch import load_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef, mean_squared_error, recall_score
-from tiny_run import ROWS, WORDS, text_recipe, write_csv
-from transformers import AutoModelForSequenceClassification, pipeline
+from tiny_run import ROWS, WORDS, source_folder, text_recipe, write_csv
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    pipeline,
+)
 
 from hf_sft import saved
 from hf_sft.errors import DataError, RecipeError
@@ -396,3 +401,20 @@ def test_steps_with_balanced_weights_are_the_same_for_any_accumulation(tmp_path)
         run(recipe)
         found.append(load_file(folder / "out" / "model" / "model.safetensors"))
     assert max(float((found[0][n] - found[1][n]).abs().max()) for n in found[0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("head", "measured"),
+    [({"num_labels": 1}, "pairwise similarity"),
+     ({"num_labels": 3, "problem_type": "multi_label_classification"}, "pairwise similarity"),
+     ({"num_labels": 3}, "original head")],
+    ids=["number", "labels", "classes"],
+)  # fmt: skip
+def test_a_source_whose_head_tells_no_classes_apart_is_compared_by_its_geometry(
+    tmp_path, head, measured
+):
+    source_folder(tmp_path / "source")
+    config = AutoConfig.from_pretrained(tmp_path / "source", **head)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
+    report = run(recipe_of(tmp_path, REGRESSION, SCORED, "score", training={"max_steps": 2}))
+    assert report.data["retention"]["by"] == measured
