@@ -66,6 +66,8 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
     labels = batch.get("labels")
     if not torch.is_tensor(labels):
         return find_batch_size(batch) or 0
+    if labels.is_floating_point():  # numbers, or a yes and no for each label: none is ignored
+        return labels.numel()
     # As Trainer 5.23 counts causal models, and as GPT-2, which it does not take for one, does.
     if getattr(trainer, "_loss_shifts_labels", False) or shifts_labels(trainer.model):
         labels = labels[..., 1:]

@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_sft import saved
 from hf_sft.errors import DataError, RecipeError
+from hf_sft.loss_scale import count_items
 from hf_sft.recipe import Recipe
 from hf_sft.running import run
 from hf_sft.tasks import TextClassification
@@ -347,6 +348,11 @@ def test_matthews_and_f1_of_a_class_are_those_of_scikit_learn():
     said = logits.argmax(-1)
     assert found["matthews"] == pytest.approx(matthews_corrcoef(labels, said))
     assert found["f1"] == pytest.approx(f1_score(labels == 1, said == 1))
+
+
+def test_no_number_is_taken_for_a_label_to_ignore():
+    labels = torch.tensor([-100.0, 1.0])
+    assert count_items(SimpleNamespace(model=None), {"labels": labels}) == 2
 
 
 # ---- class weights ----
