@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from hf_sft.errors import RecipeError
 from hf_sft.loss_scale import probe_batch, undisturbed
 
 
@@ -14,8 +15,14 @@ def rehearse(trainer: Any) -> None:
     Random state and modes stay as they were.
 
     Raises:
+        RecipeError: at the first step nothing would train.
         Exception: whatever Trainer, the model or a collator says of what cannot be.
     """
+    if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
+        raise RecipeError(
+            f"freeze: under {trainer.freeze.type!r} nothing trains at the first step. A head that "
+            "is tied to the word table has no parameters of its own to train alone; take train-last."
+        )
     given = trainer.optimizer, trainer.lr_scheduler
     with undisturbed(trainer.model):
         trainer.model.eval()

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+from pathlib import Path
 
 import datasets
 import pytest
@@ -21,6 +23,7 @@ from hf_sft.tasks import Task, TextGeneration
 from hf_sft.tasks.language_metrics import StreamingLanguage, safe_exp, token_sums
 
 datasets.disable_progress_bars()
+RECIPES = Path(__file__).parent.parent / "recipes"
 PAIR = {"prompt": "prompt", "completion": "completion"}
 
 
@@ -295,6 +298,33 @@ def test_methods_work_on_a_language_model(tmp_path, blocks):
     if "freeze" in blocks:
         trains = [group["trainable"] > 0 for group in found["groups"] if group["parameters"]]
         assert trains == [False, False, True]
+
+
+def test_lp_ft_trains_the_heads_own_parameters_first(tmp_path):
+    tiny_language.source_folder(tmp_path / "source", build=tiny_language.untied)
+    assert main(["run", str(recipe(tmp_path, freeze={"type": "lp-ft"}))]) == 0
+    found = report(tmp_path)
+    assert [group["name"] for group in found["groups"] if group["trainable"]][-1] == "head"
+    assert found["retention"]["kl"] > 0
+
+
+def test_a_tied_head_cannot_be_probed(tmp_path, capsys):
+    assert main(["check", str(recipe(tmp_path, freeze={"type": "lp-ft"}))]) == 2
+    assert "nothing trains at the first step" in capsys.readouterr().err
+
+
+def test_the_schema_of_the_recipes_data_set_is_read_from_a_folder(tmp_path):
+    """HuggingFaceH4/no_robots: prompt, prompt_id, messages, category."""
+    shutil.copy(RECIPES / "text-generation" / "chat_smollm2_l2sp.yaml", tmp_path / "recipe.yaml")
+    tiny_language.source_folder(tmp_path / "source")
+    (tmp_path / "no_robots").mkdir()
+    rows = [{"prompt": "a", "prompt_id": "0", **row, "category": "Open QA"} for row in CHATS]
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / "no_robots" / f"{split}.jsonl", rows)
+    local = ["data.path=no_robots", "model.name=./source", "task.generate=1", "task.max_length=64"]
+    place = [f"training.output_dir={tmp_path}/out", "training.use_cpu=true"]
+    assert main(["run", str(tmp_path / "recipe.yaml"), *local, *place]) == 0
+    assert report(tmp_path)["tables"]["test"]["generated"]
 
 
 def test_the_type_is_found():

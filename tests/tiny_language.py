@@ -36,7 +36,7 @@ def tokenizer(template=TEMPLATE):
     return made
 
 
-def llama(attention="sdpa"):
+def llama(attention="sdpa", tied=True):
     config = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
@@ -45,11 +45,16 @@ def llama(attention="sdpa"):
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=LENGTH,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
     )
     return _built(LlamaForCausalLM, config, attention)
+
+
+def untied():
+    """A head of its own beside the word table."""
+    return llama(tied=False)
 
 
 def gpt2(attention="sdpa"):
