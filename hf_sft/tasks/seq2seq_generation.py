@@ -1,0 +1,125 @@
+"""How an encoder-decoder is told to write: languages, start, length, beams."""
+
+import re
+from typing import Any
+
+from transformers import GenerationConfig
+
+from hf_sft.errors import SourceError, listing, nearest
+
+LENGTHS = ("max_new_tokens", "max_length")
+LENGTH = 128  # tokens, where neither the recipe nor the source says how long a text may get
+
+
+def problem(given: dict[str, Any]) -> str | None:
+    """What is wrong with the keys of a ``generation`` block; None for nothing."""
+    known = [key for key in vars(GenerationConfig()) if not key.startswith("_")]
+    if unknown := [key for key in given if key not in known]:
+        return f"{unknown[0]!r} is no key of GenerationConfig.{nearest(unknown[0], known)}"
+    if given.get("num_return_sequences", 1) != 1:
+        return "num_return_sequences: one text is written for each row. Leave the key out"
+    try:
+        GenerationConfig(**given).validate(strict=True)
+    except (ValueError, TypeError, AttributeError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> None:
+    """Write the recipe's keys over the source's own; without a length, the targets' or 128.
+
+    transformers would stop after 20 tokens where nothing says how long a text may get. The config
+    holds the length as ``max_length``, one more than ``max_new_tokens`` for the start token:
+    Trainer 5.24 would put a ``max_length`` of 20 beside the other while it evaluates.
+    """
+    config = model.generation_config
+    if not any(given.get(key) is not None for key in LENGTHS):
+        stated = any(getattr(config, key, None) is not None for key in LENGTHS)
+        if longest_target is not None or not stated:
+            given = {**given, "max_new_tokens": longest_target or LENGTH}
+    if any(given.get(key) is not None for key in LENGTHS):  # the source's own no longer counts
+        given = {**dict.fromkeys(LENGTHS), **given}
+    for key, value in given.items():
+        setattr(config, key, value)
+    if (new := getattr(config, "max_new_tokens", None)) is not None:
+        config.max_length, config.max_new_tokens = new + 1, None
+
+
+def speak(tokenizer: Any, source: str | None, target: str | None) -> None:
+    """Tell a tokenizer of many languages which ones come.
+
+    Raises:
+        SourceError: it needs to know them and the recipe does not say, or it has no such code.
+    """
+    if not (hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")):
+        return
+    codes = {"source_lang": source, "target_lang": target}
+    if missing := [key for key, code in codes.items() if code is None]:
+        raise SourceError(
+            f"task.{missing[0]}: this tokenizer ({type(tokenizer).__name__}) writes many languages "
+            f"and needs to know which. Choices: {_some(tokenizer)}."
+        )
+    for key, code in codes.items():
+        if language_id(tokenizer, code) is None:
+            known = _languages(tokenizer)
+            raise SourceError(
+                f"task.{key}: {code!r} is no language of this tokenizer. Choices: "
+                f"{_some(tokenizer)}.{nearest(code, known)}"
+            )
+    tokenizer.src_lang, tokenizer.tgt_lang = source, target
+
+
+def language_id(tokenizer: Any, code: str) -> int | None:
+    """The token that stands for a language; None where the tokenizer has none."""
+    for token in (code, f"__{code}__"):  # NLLB and mBART; M2M100
+        number = tokenizer.convert_tokens_to_ids(token)
+        if number is not None and number != tokenizer.unk_token_id:
+            return number
+    return None
+
+
+def start(tokenizer: Any, model: Any, target: str | None) -> None:
+    """What the decoder begins with: its start token, and the target's language.
+
+    The language is forced after the start where targets begin with it (NLLB, mBART-50, M2M100),
+    and is the start itself where targets end with it (mBART of 25 languages).
+
+    Raises:
+        SourceError: the model does not say what its decoder starts with.
+    """
+    config = model.config
+    if target is not None and hasattr(tokenizer, "tgt_lang"):
+        language = language_id(tokenizer, target)
+        ids = tokenizer(text_target="a")["input_ids"]
+        if ids[0] == language:
+            model.generation_config.forced_bos_token_id = language
+        elif ids[-1] == language:
+            config.decoder_start_token_id = language
+            model.generation_config.decoder_start_token_id = language
+    if getattr(config, "decoder_start_token_id", None) is None:
+        raise SourceError(
+            "model.name: its config.json has no decoder_start_token_id, so nothing says what the "
+            "decoder begins with. Set model.decoder_start_token_id."
+        )
+
+
+def hold_unsaved(model: Any) -> None:
+    """Freeze the parameters that no checkpoint holds: Marian's and Pegasus's sinusoidal positions.
+
+    transformers 5.24 forgets while loading that their architecture freezes them; they would train,
+    and the saved model would be another one than the trained.
+    """
+    unsaved = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, name) for pattern in unsaved):
+            parameter.requires_grad_(False)
+
+
+def _languages(tokenizer: Any) -> list[str]:
+    special = tokenizer.all_special_tokens
+    found = [token.strip("_") for token in special if "<" not in token and "[" not in token]
+    return sorted(dict.fromkeys(found))
+
+
+def _some(tokenizer: Any) -> str:
+    return listing(_languages(tokenizer), 30)

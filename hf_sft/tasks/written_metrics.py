@@ -1,0 +1,84 @@
+"""Scores of written texts, batch by batch: what BLEU, chrF and ROUGE have in common here."""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+SHOWN, MOST_CHARACTERS = 10, 400
+
+
+class StreamingTexts:
+    """Trainer's ``compute_metrics`` under ``batch_eval_metrics``, on ids that ``generate`` wrote.
+
+    A batch is decoded, scored and let go of: sums are kept, and the first 10 texts for the report.
+    References are the targets of ``rows`` as they are in the data, not what was cut or unknown to
+    the tokenizer; ``rows`` come in order. What a last batch repeats of the first rows, so that all
+    processes have as many, is left out.
+
+    Args:
+        processor: the tokenizer.
+        rows: the evaluated split, with the texts; None reads references from the labels.
+        columns: its source and target.
+    """
+
+    def __init__(self, processor: Any, rows: Dataset | None, columns: tuple[str, str]):
+        self.processor, self.rows, self.columns = processor, rows, columns
+        self.tables: dict[str, Any] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.seen, self.examples = 0, []
+        self.reset()
+
+    def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
+        """Take the ids (batch, positions) written, and the labels (batch, positions)."""
+        hypotheses = self._texts(batch.predictions)
+        if self.rows is None:
+            references = self._texts(batch.label_ids)
+            sources = [""] * len(references)
+        else:
+            part = self.rows[self.seen : self.seen + len(hypotheses)]
+            sources, references = (part[column] for column in self.columns)
+        hypotheses = hypotheses[: len(references)]
+        for texts in zip(sources, references, hypotheses, strict=True):
+            if len(self.examples) < SHOWN:
+                shown = (_short(text) for text in texts)
+                names = ("source", "reference", "hypothesis")
+                self.examples.append(dict(zip(names, shown, strict=True)))
+        self.seen += len(references)
+        if hypotheses:
+            self.add(hypotheses, references)
+        if not compute_result:
+            return {}
+        found = self.scores()
+        self.tables = {"signature": self.signatures(), "examples": self.examples}
+        self._begin()
+        return found
+
+    def _texts(self, ids: Any) -> list[str]:
+        ids = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+        ids = np.where(ids < 0, self.processor.pad_token_id, ids)
+        found = self.processor.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in found]
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all sums."""
+
+    @abstractmethod
+    def add(self, hypotheses: list[str], references: list[str]) -> None:
+        """Take the texts of one batch."""
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """The scores of all texts, 0 to 100."""
+
+    @abstractmethod
+    def signatures(self) -> list[dict[str, str]]:
+        """What another must set to get the same numbers."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
