@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
+from hf_sft.column_roles import Roles, inner
 from hf_sft.data_findings import (
     Finding,
     class_findings,
@@ -17,51 +18,57 @@ from hf_sft.data_findings import (
     missing_labels,
     tiny_classes,
 )
-from hf_sft.new_columns import Roles
 from hf_sft.repeated_rows import Inputs, duplicates, inputs_of, leakage
 
+OTHER = {  # how another answer to the same input is called
+    "class": "another label",
+    "classes": "other labels",
+    "tags": "other tags",
+    "none": "another answer",
+}
 BETWEEN = " | "  # the columns of one input
 
 Labels = dict[str, list[str | None]]
 
 
-def look(data: DatasetDict, roles: Roles, labels: Labels, limit: int) -> list[Finding]:
+def look(data: DatasetDict, roles: Roles, labels: Labels, limit: int | None) -> list[Finding]:
     """What looks wrong: first what is between splits, then in each, then of the classes.
 
     Args:
         data: splits as they were read.
         roles: its columns.
         labels: ``labels_of`` it.
-        limit: tokens that the model reads of a text.
+        limit: tokens that the model reads of a text; None where it reads all of it.
     """
     inputs = {split: _inputs(rows, roles) for split, rows in data.items()}
-    answer = "label" if roles.classes else "answer"
+    other = OTHER[roles.form]
     found = []
     for split, before in (("test", "train"), ("validation", "train"), ("test", "validation")):
         if split in inputs and before in inputs:
-            found += leakage(split, inputs[split], before, inputs[before], answer)
+            found += leakage(split, inputs[split], before, inputs[before], other)
     for split, rows in data.items():
-        found += duplicates(split, inputs[split], answer)
+        found += duplicates(split, inputs[split], other)
         found += _of_texts(split, rows, roles, limit)
         if roles.per_row:
             found += missing_labels(split, roles.answer, labels[split])
     return found + _of_classes(labels, roles)
 
 
-def _of_texts(split: str, rows: Dataset, roles: Roles, limit: int) -> list[Finding]:
+def _of_texts(split: str, rows: Dataset, roles: Roles, limit: int | None) -> list[Finding]:
     if roles.kind == "image":
         return []
+    texts = list(contents(rows, roles))
     if roles.kind == "tokens":
-        texts = list(contents(rows, roles))
-        return [*empty_texts(split, roles.inputs[0], texts), *long_texts(split, texts, limit)]
-    empty = [line for c in roles.inputs for line in empty_texts(split, c, rows[c])]
-    return empty + long_texts(split, list(contents(rows, roles)), limit)
+        empty = empty_texts(split, roles.inputs[0], texts)
+    else:
+        empty = [line for c in roles.inputs for line in empty_texts(split, c, rows[c])]
+    return empty + (long_texts(split, texts, limit) if limit else [])
 
 
 def _of_classes(labels: Labels, roles: Roles) -> list[Finding]:
     if roles.per_row:
         return class_findings(labels)
-    if not roles.classes:
+    if roles.form == "none":
         return []
     counts = {split: Counter(names) for split, names in labels.items()}
     return [*look_alikes(counts), *tiny_classes(counts["train"])]
@@ -115,15 +122,17 @@ def _image_names(rows: Dataset, roles: Roles) -> list[str]:
 
 
 def labels_of(rows: Dataset, roles: Roles) -> list[str | None]:
-    """The class of every row, or of every span of tokens; None where there is none."""
-    if not roles.classes:
+    """The class of every row, or all that rows have, of entities one for each; None: missing."""
+    if roles.form == "none":
         return []
     feature = rows.features[roles.answer]
     if roles.per_row:
         return [label_name(feature, value) for value in rows[roles.answer]]
-    inner = getattr(feature, "feature", None)
-    tags = (label_name(inner, tag) or "O" for row in rows[roles.answer] for tag in row or ())
-    return [tag[2:] for tag in tags if tag.startswith("B-")]
+    part = inner(feature)
+    names = [label_name(part, value) for row in rows[roles.answer] for value in row or ()]
+    if roles.form == "tags" and any((name or "").startswith("B-") for name in names):
+        return [name[2:] for name in names if name and name.startswith("B-")]
+    return names
 
 
 def label_name(feature: Any, value: Any) -> str | None:

@@ -27,6 +27,7 @@ FORMATS = {  # task -> loader with one file per split, and the endings of its fi
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
+LANGUAGE = re.compile(r"(?!txt|csv|tsv|md|py|gz)[a-z]{2,3}(_[a-z]+)?")
 HIDDEN = (".", "__")
 ROWS = 1000  # of a csv, to see where its labels are
 LEAST_SIDE = 8  # pixels of an image in a csv
@@ -148,6 +149,11 @@ def _of_folder(task: str, path: Path, written: _Written) -> dict[str, Any]:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and _visible(file, path)]
     if any(file.suffix.lower() in IMAGES for file in files):
         return {"type": "image-folder", "path": written(path)}
+    if task == "translation" and (pairs := _parallel(files)):
+        return {"type": "parallel-text"} | {
+            split: {side: written(file) for side, file in pair.items()}
+            for split, pair in pairs.items()
+        }
     top = {file: _loader_of(task, file) for file in files if file.parent == path}
     special = FORMATS.get(task, ("",))[0]
     for kind in (special, "clinc", "table"):
@@ -167,6 +173,29 @@ def _of_folder(task: str, path: Path, written: _Written) -> dict[str, Any]:
         f"train, validation and test files ({listing(_endings(task))}), or images in a folder for "
         "each class."
     )
+
+
+def _parallel(files: list[Path]) -> dict[str, dict[str, Path]]:
+    """Split -> its source and target file, where names end in two languages (train.en, train.de).
+
+    The source is English where one of them is, else the first by the alphabet.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for file in files:
+        if LANGUAGE.fullmatch(ending(file)) and (split := split_of(file)):
+            found.setdefault(split, {})[ending(file)] = file
+    pairs = {split: pair for split, pair in found.items() if len(pair) == 2}
+    return {
+        split: dict(
+            zip(("source", "target"), sorted(pair.values(), key=_english_first), strict=True)
+        )
+        for split, pair in pairs.items()
+        if "train" in pairs
+    }
+
+
+def _english_first(file: Path) -> tuple[bool, str]:
+    return ending(file) != "en", ending(file)
 
 
 def _visible(file: Path, folder: Path) -> bool:

@@ -5,10 +5,10 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from hf_sft.column_roles import Roles
 from hf_sft.data_findings import Finding, counted
 from hf_sft.data_look import Labels
 from hf_sft.errors import listing
-from hf_sft.new_columns import Roles
 
 TEST_FRACTION = 0.2
 
@@ -40,7 +40,8 @@ def carve_test(data: DatasetDict, block: dict[str, Any]) -> list[str]:
 
 def both_sides(findings: list[Finding], block: dict[str, Any]) -> list[str]:
     """What repetition inside train means for a test split that is carved from it."""
-    if not block.get("test_fraction") or all(f.kind != "duplicates" for f in findings):
+    apart = block["type"] == "squad"  # an article's questions stay together
+    if apart or not block.get("test_fraction") or all(f.kind != "duplicates" for f in findings):
         return []
     return ["Rows that repeat may fall on both sides of it; remove them from the file first."]
 

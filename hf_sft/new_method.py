@@ -4,11 +4,18 @@ from dataclasses import dataclass
 from typing import Any
 
 HOLD_FUNCTION = {"type": "similarity", "weight": 10.0}
-HOLD_WEIGHTS = {"type": "l2-sp", "lambda": 0.01}
 FAST_HEAD = [{"role": "head", "multiplier": 100}]
 BEST_PAIR = (
     "The head alone first, then everything, held to the source's similarities: in docs/evidence.md "
     "the pair that kept most of the source at no cost to the target that was seen."
+)
+USUAL = (
+    "The head alone first, then everything, with a pull to the source's weights: a usual start "
+    "that was not measured for this task."
+)
+OLD_HEAD = (
+    "The source's own head goes on; everything trains, with a pull to the source's weights: a "
+    "usual start that was not measured for this task."
 )
 
 
@@ -21,14 +28,14 @@ class Method:
         blocks: penalty, policy and learning rates.
         training: of TrainingArguments; the number of epochs follows from the data.
         why: a comment above them.
-        limit: tokens that this source reads.
+        limit: tokens that this source reads; None where longer texts are read in windows.
     """
 
     model: str
     blocks: dict[str, Any]
     training: dict[str, Any]
     why: str = BEST_PAIR
-    limit: int = 512
+    limit: int | None = 512
 
 
 TUNED = {
@@ -37,10 +44,40 @@ TUNED = {
     "per_device_train_batch_size": 32,
     "eval_strategy": "epoch",
 }
+BATCH = {**TUNED, "per_device_train_batch_size": 16}
 HELD = {"penalty": HOLD_FUNCTION, "freeze": {"type": "lp-ft"}, "learning_rates": FAST_HEAD}
+PROBED = {
+    "penalty": {"type": "l2-sp", "lambda": 0.01},
+    "freeze": {"type": "lp-ft"},
+    "learning_rates": [{"role": "head", "multiplier": 10}],
+}
+PULLED = {"penalty": {"type": "l2-sp", "lambda": 0.01}}
 METHODS = {
     "text-classification": Method("sentence-transformers/all-MiniLM-L6-v2", HELD, TUNED),
     "image-classification": Method("timm/resnet18.a1_in1k", HELD, TUNED),
+    "token-classification": Method(
+        "distilbert/distilbert-base-cased", PROBED, BATCH | {"learning_rate": 5e-5}, USUAL, None
+    ),
+    "question-answering": Method(
+        "distilbert/distilbert-base-cased", PROBED, BATCH | {"learning_rate": 5e-5}, USUAL, None
+    ),
+    "multiple-choice": Method(
+        "distilbert/distilbert-base-uncased", PROBED, BATCH | {"learning_rate": 5e-5}, USUAL
+    ),
+    "text-generation": Method(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        PULLED,
+        BATCH | {"learning_rate": 2e-5, "per_device_train_batch_size": 8},
+        OLD_HEAD,
+        8192,
+    ),
+    "fill-mask": Method(
+        "distilbert/distilbert-base-uncased", PULLED, BATCH | {"learning_rate": 5e-5}, OLD_HEAD
+    ),
+    "summarization": Method(
+        "google-t5/t5-small", PULLED, BATCH | {"learning_rate": 3e-4}, OLD_HEAD
+    ),
+    "translation": Method("google-t5/t5-small", PULLED, BATCH | {"learning_rate": 3e-4}, OLD_HEAD),
 }
 
 

@@ -17,12 +17,13 @@ from datasets import (
 from pydantic import ValidationError
 
 from hf_sft import component
+from hf_sft.column_roles import Roles
 from hf_sft.data_findings import Finding
 from hf_sft.data_look import Labels, labels_of, look
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.loaders import Loader
 from hf_sft.loaders.splits import split as carve
-from hf_sft.new_columns import Roles, roles
+from hf_sft.new_columns import roles
 from hf_sft.new_data import data_block
 from hf_sft.new_decisions import both_sides, carve_test, keep_classes, leave_out_unlabelled
 from hf_sft.new_method import METHODS, Method, epochs
@@ -108,10 +109,7 @@ def propose(
     Raises:
         UserError: no such task, no data there, or no column that the task could read.
     """
-    if (method := METHODS.get(task)) is None:
-        raise RecipeError(
-            f"TASK: {task!r} is not known. Choices: {listing(METHODS)}.{nearest(task, METHODS)}"
-        )
+    method = _method(task)
     raw: dict[str, Any] = {"task": {"type": task}}
     raw["data"], name = data_block(task, given, folder)
     raw["model"] = {"name": model_name(model, folder) if model else method.model}
@@ -119,18 +117,29 @@ def propose(
         apply_override(raw, override)
     locate = locator(folder)
     data = _block(Loader, raw["data"], "data").load(locate)
-    found = roles(task, data["train"], raw["task"])
+    seen = _flat(data) if task == "translation" else data
+    found = roles(task, seen["train"], raw["task"])
     raw["task"] |= found.keys
     labels = {split: labels_of(rows, found) for split, rows in data.items()}
     decisions = leave_out_unlabelled(data, found, labels, raw["data"])
     decisions += carve_test(data, raw["data"])
     if found.per_row:
         decisions += keep_classes(labels, raw["data"])
-    findings = look(data, found, labels, _limit(raw, method, locate))
+    findings = look(seen, found, labels, _limit(raw, method, locate))
     decisions += both_sides(findings, raw["data"])
     _add_method(raw, method, len(data["train"]))
     refusal = _refusal(raw, data)
-    return Proposal(name, raw, method, data, found, labels, findings, decisions, refusal)
+    return Proposal(name, raw, method, seen, found, labels, findings, decisions, refusal)
+
+
+def _method(task: str) -> Method:
+    known = [name for name in METHODS if name in component.choices(Task)]
+    if task not in known:
+        raise RecipeError(
+            f"TASK: {task!r} is not known here. Choices: {listing(known, 20)}."
+            f"{nearest(task, known)}"
+        )
+    return METHODS[task]
 
 
 def model_name(given: str, folder: Path) -> str:
@@ -155,8 +164,10 @@ def _block(base: type, raw: Any, where: str) -> Any:
         raise RecipeError("\n".join(problem(where, cls, e) for e in error.errors())) from error
 
 
-def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int:
+def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int | None:
     """Tokens that the model reads: as the recipe says, as a local source says, or the default's."""
+    if method.limit is None:
+        return None
     stated = [raw["task"].get("max_length")]
     try:
         place = locate(raw["model"]["name"])
@@ -166,6 +177,12 @@ def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int:
         if place is not None and (place / file).is_file():
             stated.append(json.loads((place / file).read_text("utf-8")).get(key))
     return min([n for n in stated if isinstance(n, int)] or [method.limit])
+
+
+def _flat(data: DatasetDict) -> DatasetDict:
+    """The Hub's column ``translation`` ({language: text}) as a column for each language."""
+    nested = [c for c, kind in data["train"].features.items() if isinstance(kind, dict)]
+    return DatasetDict({s: rows.flatten() for s, rows in data.items()}) if nested else data
 
 
 def _add_method(raw: dict[str, Any], method: Method, rows: int) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import ClassLabel, Image
 
+from hf_sft.column_roles import kind_of
 from hf_sft.data_findings import counted, short
 from hf_sft.data_look import Labels, label_name
-from hf_sft.new_columns import kind_of
 from hf_sft.new_recipe import Proposal
 from hf_sft.table import table
 

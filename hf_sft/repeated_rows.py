@@ -81,7 +81,7 @@ def _form(content: str | bytes) -> str | bytes:
     return normal_form(content) if isinstance(content, str) else content
 
 
-def duplicates(split: str, inputs: Inputs, answer: str = "label") -> list[Finding]:
+def duplicates(split: str, inputs: Inputs, other: str = "another label") -> list[Finding]:
     """Rows of one split that repeat an earlier one, and among them those with another answer."""
     first = _first(inputs.normal)
     again = np.flatnonzero(first != np.arange(len(first)))
@@ -100,19 +100,19 @@ def duplicates(split: str, inputs: Inputs, answer: str = "label") -> list[Findin
     ]
     if inputs.answered is None:
         return found
-    other = again[inputs.answered[again] != inputs.answered[first[again]]]
-    if len(other):
+    strange = again[inputs.answered[again] != inputs.answered[first[again]]]
+    if len(strange):
         text = (
-            f"{split}: {counted(len(other), 'row')} {_verb(other, 'repeat')} an earlier one with "
-            f"another {answer}. One of the two is wrong, or the input does not tell."
+            f"{split}: {counted(len(strange), 'row')} {_verb(strange, 'repeat')} an earlier one with "
+            f"{other}. One of the two is wrong, or the input does not tell."
         )
-        example = _pair(split, inputs, other[0], split, inputs, first[other[0]])
-        found.append(Finding("contradictions", text, len(other), _rows(inputs, other), example))
+        example = _pair(split, inputs, strange[0], split, inputs, first[strange[0]])
+        found.append(Finding("contradictions", text, len(strange), _rows(inputs, strange), example))
     return found
 
 
 def leakage(
-    split: str, inputs: Inputs, seen: str, before: Inputs, answer: str = "label"
+    split: str, inputs: Inputs, seen: str, before: Inputs, other: str = "another label"
 ) -> list[Finding]:
     """Rows of ``split`` whose input occurs in ``seen`` (train), too."""
     inside = np.isin(inputs.normal, before.normal)
@@ -122,9 +122,9 @@ def leakage(
     how = _how(int(np.isin(inputs.exact, before.exact).sum()), len(leaked))
     text = f"{split}: {counted(len(leaked), 'row')} {_verb(leaked, 'occur')} in {seen} too ({how})"
     if inputs.answered is not None:
-        other = np.flatnonzero(inside & ~np.isin(inputs.answered, before.answered))
-        text += f", {len(other) or 'none'} with another {answer} there"
-        leaked = np.concatenate([other, np.setdiff1d(leaked, other)])
+        strange = np.flatnonzero(inside & ~np.isin(inputs.answered, before.answered))
+        text += f", {len(strange) or 'none'} with {other} there"
+        leaked = np.concatenate([strange, np.setdiff1d(leaked, strange)])
     share = len(leaked) / len(inputs.numbers)
     text += f". A score on them shows memory, not skill ({share:.1%} of {split})."
     there = int(np.flatnonzero(before.normal == inputs.normal[leaked[0]])[0])

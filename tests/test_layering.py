@@ -46,7 +46,8 @@ saved rank
 held_out derived
 origin blend_page
 blend soup adapt
-new_data new_columns new_method data_findings
+column_roles new_data new_method data_findings
+new_columns
 repeated_rows
 data_look
 new_decisions

@@ -139,6 +139,132 @@ def test_what_the_command_line_says_is_not_guessed(here):
     assert written["training"]["num_train_epochs"] == 1
 
 
+def bio(count):
+    """Sentences of two words, every other one with an entity."""
+    tags = (["B-plant", "O"], ["O", "O"])
+    return [{"tokens": [f"red{i}", "rose"], "ner_tags": tags[i % 2]} for i in range(count)]
+
+
+def dump_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def squad(path, count=20):
+    rows = [
+        {"id": str(i), "title": f"t{i}", "context": "red rose old oak", "question": f"red {i}",
+         "answers": {"text": ["rose"], "answer_start": [4]}} for i in range(count)
+    ]  # fmt: skip
+    path.write_text(json.dumps({"version": "1", "data": rows}), "utf-8")
+
+
+def choices(count):
+    return [
+        {"context": f"red {i}", "question": "rose", "choice_a": "old", "choice_b": "oak",
+         "answer": i % 2} for i in range(count)
+    ]  # fmt: skip
+
+
+def conversations(count):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    return [{"messages": [dict(turn) for turn in turns]} for _ in range(count)]
+
+
+def write_sides(folder):
+    """Parallel files, English and German."""
+    folder.mkdir()
+    for split in ("train", "test"):
+        for language in ("de", "en"):
+            lines = "".join(f"{language} {split} {i}\n" for i in range(8))
+            (folder / f"{split}.{language}").write_text(lines, "utf-8")
+
+
+OTHERS = {  # task: (makes the data, what is given, keys of the task block)
+    "token-classification": (
+        lambda: dump_lines(Path("d/train.jsonl"), bio(20)),
+        "d", {"tokens": "tokens", "tags": "ner_tags"},
+    ),
+    "question-answering": (
+        lambda: squad(Path("d.json")),
+        "d.json", {"question": "question", "context": "context", "answers": "answers"},
+    ),
+    "multiple-choice": (
+        lambda: dump_lines(Path("d/train.jsonl"), choices(20)),
+        "d", {"context": "context", "question": "question", "endings": ["choice_a", "choice_b"],
+              "label": "answer"},
+    ),
+    "text-generation": (
+        lambda: dump_lines(Path("d.jsonl"), [{"instruction": f"a{i}", "output": f"b{i}"}
+                                             for i in range(9)]),
+        "d.jsonl", {"prompt": "instruction", "completion": "output"},
+    ),
+    "fill-mask": (
+        lambda: Path("d.txt").write_text("red rose\nold oak\nnew elm\n"),
+        "d.txt", {"text": "text"},
+    ),
+    "summarization": (
+        lambda: dump_lines(Path("d.jsonl"), [{"id": i, "article": f"red {i}", "highlights": "r"}
+                                             for i in range(9)]),
+        "d.jsonl", {"source": "article", "target": "highlights", "prefix": "summarize: "},
+    ),
+    "translation": (
+        lambda: write_sides(Path("d")),
+        "d", {"source": "source", "target": "target"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_data_of_other_tasks(here, task):
+    make, given, keys = OTHERS[task]
+    make()
+    proposal = found(task, given)
+    assert proposal.raw["task"] == {"type": task, **keys}
+    assert proposal.refusal is None
+    assert new(task, given) == 0
+    assert Recipe.load("d.yaml").task.type == task
+
+
+HEADS = ["token-classification", "question-answering", "multiple-choice", "fill-mask"]
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_recipes_of_other_tasks_run(here, task):
+    source_folder(here / "source")
+    make, given, _ = OTHERS[task]
+    make()
+    length = ["task.max_length=8"] if task == "question-answering" else []
+    assert new(task, given, "--model", "source", *QUICK, *length) == 0
+    assert main(["check", "d.yaml"]) == 0
+    assert main(["run", "d.yaml"]) == 0
+
+
+def test_conversations_and_languages_of_the_hub(here):
+    dump_lines(Path("d.jsonl"), conversations(9))
+    assert found("text-generation", "d.jsonl").raw["task"]["messages"] == "messages"
+    rows = [{"translation": {"en": f"a {i}", "de": f"b {i}"}} for i in range(9)]
+    dump_lines(Path("t.jsonl"), rows)
+    proposal = found("translation", "t.jsonl")
+    assert proposal.raw["task"] == {
+        "type": "translation", "source": "translation.en", "target": "translation.de",
+        "prefix": "translate English to German: ",
+    }  # fmt: skip
+    assert proposal.refusal is None
+
+
+def test_several_labels_and_numbers(here):
+    dump_lines(Path("m.jsonl"), [{"text": f"a {i}", "labels": ["x", "yz"[i % 2]]}
+                                 for i in range(9)])  # fmt: skip
+    several = found("text-classification", "m.jsonl")
+    assert several.raw["task"]["problem"] == "multi-label"
+    assert several.labels["train"].count("x") == 9
+    dump_lines(Path("n.jsonl"), [{"text": f"a {i}", "score": 0.5 + i} for i in range(9)])
+    number = found("text-classification", "n.jsonl")
+    assert number.raw["task"]["problem"] == "regression"
+    assert several.refusal is None
+    assert number.refusal is None
+
+
 # What is refused.
 
 
