@@ -52,8 +52,10 @@ class TagColumns:
             scheme = self.scheme or tag_schemes.detect(known)
         except DataError as error:
             raise DataError(f"data.train: {error}") from error
+        if odd := tag_schemes.misfits(known, scheme):
+            raise DataError(f"task.scheme: {scheme} has no tags like {listing(odd)}.")
         names = self._names(data["train"], known, scheme)
-        problems = self._name_problems(tags, names, scheme)
+        problems = self._name_problems(tags, names)
         for split, rows in data.items():
             tags[split], wrong = self._spelled(split, rows, tags[split], scheme, repair)
             problems += wrong
@@ -114,10 +116,8 @@ class TagColumns:
         settled = self.order or isinstance(train.features[self.tags].feature, ClassLabel)
         return known if settled else tag_schemes.in_order(known, scheme)
 
-    def _name_problems(self, tags: dict[str, Tags], names: list[str], scheme: Scheme) -> list[str]:
+    def _name_problems(self, tags: dict[str, Tags], names: list[str]) -> list[str]:
         problems = []
-        if odd := tag_schemes.misfits(names, scheme):
-            problems.append(f"task.scheme: {scheme} has no tags like {listing(odd)}.")
         if len(names) < 2:
             problems.append(
                 f"data.train: {self.tags!r} has the single tag {listing(names)}; two are needed."
