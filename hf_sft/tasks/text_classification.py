@@ -4,17 +4,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datasets import Dataset, Value
+from datasets import Dataset
 from pydantic import Field, model_validator
 from transformers import DataCollatorWithPadding
 
-from hf_sft.errors import DataError, listing
-from hf_sft.table_files import ENDINGS, ending, read_table
+from hf_sft.errors import DataError
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification import Classification
-from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.many_labels import ManyLabels
 from hf_sft.tasks.number import Number
+from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 ONLY = {  # keys that have no meaning under another problem
@@ -75,19 +74,10 @@ class TextClassification(Classification):
         return texts | {f"task.label[{i}]": column for i, column in enumerate(self.label)}
 
     def typed(self, rows: Dataset) -> Dataset:
-        for column in self.text:
-            if getattr(rows.features[column], "dtype", "").startswith(("int", "float", "bool")):
-                rows = rows.cast_column(column, Value("string"))  # a text may be the number 7
-        return rows
+        return as_text(rows, self.text)
 
     def input_problems(self, place: str, rows: Dataset) -> list[str]:
-        problems = [
-            f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
-            for column in self.text
-            for number, value in enumerate(rows[column], 1)
-            if not isinstance(value, str)
-        ]
-        return first_few(place, problems)
+        return text_problems(place, rows, self.text)
 
     def prepare(self, processor: Any, model: Any) -> None:
         """The tokenizer learns the model's limit, and to pad with its end-of-text token if it must.
@@ -123,7 +113,7 @@ class TextClassification(Classification):
         return DataCollatorWithPadding(processor)
 
     def read_inputs(self, path: Path) -> Dataset:
-        rows = read_table(path, "") if ending(path) in ENDINGS else self._lines(path)
+        rows = lines_or_table(path, self.text[0])
         missing = self.missing_columns(path.name, rows.column_names)
         if missing := [line for line in missing if not line.startswith("task.label")]:
             raise DataError("\n".join(missing))
@@ -131,21 +121,7 @@ class TextClassification(Classification):
         rows = self.typed(rows.remove_columns([c for c in rows.column_names if c in taken]))
         if problems := self.input_problems(f"'{path.name}'", rows):
             raise DataError("\n".join(problems))
-        if len(rows) == 0:
-            raise DataError(f"'{path}': no texts there.")
         return rows
-
-    def _lines(self, path: Path) -> Dataset:
-        if path.is_dir():
-            raise DataError(f"'{path}' is a folder. Give a text file, or a table of texts.")
-        try:
-            lines = path.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"'{path}' cannot be read as lines of text ({error}). Give a UTF-8 text file, or "
-                f"a table ({listing(ENDINGS)})."
-            ) from error
-        return Dataset.from_dict({self.text[0]: [line for line in lines if line.strip()]})
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         yield from map(dict, rows)
