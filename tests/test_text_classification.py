@@ -267,6 +267,13 @@ def test_numbers_have_no_classes_to_keep_or_to_cap(tmp_path):
 # ---- keys ----
 
 
+def test_smoothing_is_refused_where_there_is_no_one_class(tmp_path):
+    training = {"label_smoothing_factor": 0.1}
+    with pytest.raises(RecipeError, match="label_smoothing_factor: 0.1 is for one class"):
+        run(recipe_of(tmp_path, MULTI, TAGGED, "label", training=training))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [({"threshold": 0.5}, "threshold is for problem: multi-label; this is single-label"),

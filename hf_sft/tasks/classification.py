@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, RecipeError
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.class_weights import BalancedLoss
@@ -79,6 +79,11 @@ class Classification(Task):
         self.answer.configure(config, names)
 
     def training_loss(self, rows: Dataset, smoothing: float) -> Callable | None:
+        if smoothing and not isinstance(self.answer, OneClass):
+            raise RecipeError(
+                f"training.label_smoothing_factor: {smoothing:g} is for one class of several; "
+                "labels and numbers have no smoothed form. Leave it out."
+            )
         if self.class_weights is None:
             return None
         classes = len(rows.features[self.answer.column].names)

@@ -7,6 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List
 from hf_sft.errors import DataError, listing, nearest
 from hf_sft.tasks.labels import first_few, ordered
 
+FORMS = "lists, texts with task.label_separator, or several columns of 0 and 1"
 Lists = list[list[str]]  # the labels of every row
 
 
@@ -76,8 +77,7 @@ def _row(value: Any, classes: Any, separator: str | None) -> tuple[list[str], st
             return [], ", one text. Set task.label_separator to what stands between its labels."
         value = [part.strip() for part in value.split(separator) if part.strip()]
     if not isinstance(value, list):
-        return [], ", no list of labels. Give lists, texts with task.label_separator, or several "\
-            "columns of 0 and 1."  # fmt: skip
+        return [], f", no list of labels. Give {FORMS}."
     if isinstance(classes, ClassLabel) and None not in value:
         return classes.int2str(value), None
     if bad := [one for one in value if not isinstance(one, str | int) or not str(one).strip()]:
