@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_sft import report_page as page
 from hf_sft.report import Report
+from hf_sft.usage import is_timm, usage
 
 SCORES = ("precision", "recall", "f1")
 METRICS = {  # ours -> the Hub's name, and the metric's arguments
@@ -31,7 +32,6 @@ LICENCES = """
     cc-by-nd-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 gpl gpl-2.0 gpl-3.0 lgpl lgpl-3.0
     isc mpl-2.0 unlicense llama2 llama3 llama3.1 llama3.2 llama3.3 gemma unknown other
 """
-AUTO = {"text-classification": "SequenceClassification"}  # else AutoModelFor and the task's words
 
 
 def render(report: Report, dataset: str | None = None, repo_id: str | None = None) -> str:
@@ -65,12 +65,6 @@ def tags(data: dict[str, Any]) -> list[str]:
     found = ["hf_sft", "transfer-learning", *methods, data["freeze"]["type"]]
     found += ["timm"] if is_timm(data) else []
     return [tag for tag in dict.fromkeys(found) if ":" not in tag]
-
-
-def is_timm(data: dict[str, Any]) -> bool:
-    """Whether timm can load the model as well."""
-    asked = data["recipe"].get("model") or {}  # a bare weight file names timm's architecture
-    return data.get("model") == {"library": "timm"} or bool(asked.get("architecture"))
 
 
 def licence(text: str | None) -> dict[str, str]:
@@ -215,22 +209,6 @@ def retention(kept: dict[str, Any]) -> str:
         f"{kept['examples']} {kept['split']} rows through the source and through the tuned "
         f"backbone, compared by {kept['by']}: {plain(', '.join(found))}."
     )
-
-
-def usage(data: dict[str, Any], repo_id: str | None) -> str:
-    """Code that loads the model: from the Hub, or from the folder that this card lies in."""
-    task, place = data["task"], repo_id or "model"
-    auto = "AutoModelFor" + AUTO.get(task, task.title().replace("-", ""))
-    lines = [
-        f"from transformers import {auto}, pipeline",
-        "",
-        f'predict = pipeline("{task}", model="{place}")',
-        f'model = {auto}.from_pretrained("{place}")',
-    ]
-    if is_timm(data):
-        address = f"hf-hub:{repo_id}" if repo_id else f"local-dir:{place}"
-        lines += ["", "import timm", f'model = timm.create_model("{address}", pretrained=True)']
-    return "\n".join(lines)
 
 
 def citations(data: dict[str, Any]) -> str:

@@ -123,6 +123,8 @@ def pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
         return hidden.mean((2, 3))
     if hidden.ndim == 2:
         return hidden
+    if mask is not None and mask.ndim == 3:  # (examples, choices, positions): as the body sees it
+        mask = mask.flatten(0, 1)
     if mask is None or mask.shape != hidden.shape[:2]:
         return hidden.mean(1)
     share = mask.unsqueeze(-1).to(hidden.dtype)

@@ -84,6 +84,30 @@ def test_a_timm_model_says_how_timm_loads_it():
     assert "timm" not in facts(card.render(sample()))["tags"]
 
 
+@pytest.mark.parametrize(
+    ("task", "auto", "has_pipeline"),
+    [("text-classification", "AutoModelForSequenceClassification", True),
+     ("question-answering", "AutoModelForQuestionAnswering", False),
+     ("multiple-choice", "AutoModelForMultipleChoice", False)],
+)  # fmt: skip
+def test_the_code_of_the_card_runs_with_this_transformers(task, auto, has_pipeline):
+    """transformers 5 has dropped the pipelines of some tasks."""
+    text = card.usage({**sample().data, "task": task}, "user/words")
+    first, _, *calls = text.splitlines()
+    names = {}
+    exec(first, names)
+    assert auto in names
+    assert f'model = {auto}.from_pretrained("user/words")' in calls
+    assert ("pipeline(" in text) == has_pipeline
+    assert ('tokenizer = AutoTokenizer.from_pretrained("user/words")' in calls) != has_pipeline
+    assert ("hf-sft predict" in text) != has_pipeline
+
+
+def test_a_task_that_is_not_installed_has_code_too():
+    text = card.usage({**sample().data, "task": "gone_away.tasks:Mine"}, None)
+    assert "from_pretrained" in text
+
+
 def test_metrics_without_a_number_are_left_out():
     report = sample(metrics={"test": {"accuracy": 0.5, "macro_f1": float("nan"), "other": None}})
     results = facts(card.render(report))["model-index"][0]["results"][0]["metrics"]

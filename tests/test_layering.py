@@ -38,6 +38,7 @@ training_arguments plan
 outcome
 report
 report_page
+usage
 card
 hub
 source_probe

@@ -1,0 +1,48 @@
+"""The lines of Python that load a published model, as its card shows them."""
+
+from typing import Any
+
+from transformers.pipelines import get_supported_tasks
+
+from hf_sft.component import find
+from hf_sft.errors import UserError
+from hf_sft.tasks import Task
+
+
+def usage(data: dict[str, Any], repo_id: str | None) -> str:
+    """Code that loads the model: from the Hub, or from the folder that this card lies in.
+
+    Where transformers has no pipeline for the task, the parts are loaded one by one.
+    """
+    task, place = data["task"], repo_id or "model"
+    auto, processor = classes(task)
+    has_pipeline = task in get_supported_tasks()
+    lines = [f"from transformers import {auto}, {'pipeline' if has_pipeline else processor}", ""]
+    lines += [f'predict = pipeline("{task}", model="{place}")'] if has_pipeline else []
+    lines += [f'model = {auto}.from_pretrained("{place}")']
+    if not has_pipeline:
+        word = "tokenizer" if processor == "AutoTokenizer" else "processor"
+        lines += [f'{word} = {processor}.from_pretrained("{place}")', ""]
+        lines += ["# transformers has no pipeline for this task; in the folder of the run:"]
+        lines += ["#   hf-sft predict . INPUT --output predictions.csv"]
+    if is_timm(data):
+        address = f"hf-hub:{repo_id}" if repo_id else f"local-dir:{place}"
+        lines += ["", "import timm", f'model = timm.create_model("{address}", pretrained=True)']
+    return "\n".join(lines)
+
+
+def classes(task: str) -> tuple[str, str]:
+    """Auto class of the model and of its processor, as the task names them."""
+    try:
+        found = find(Task, task)
+    except UserError:  # a report of a plug-in that is not installed here
+        found = None
+    guess = "AutoModelFor" + task.title().replace("-", "")
+    names = getattr(found, "auto_class", guess), getattr(found, "auto_processor", "AutoProcessor")
+    return names if all(isinstance(name, str) for name in names) else (guess, "AutoProcessor")
+
+
+def is_timm(data: dict[str, Any]) -> bool:
+    """Whether timm can load the model as well."""
+    asked = data["recipe"].get("model") or {}  # a bare weight file names timm's architecture
+    return data.get("model") == {"library": "timm"} or bool(asked.get("architecture"))
