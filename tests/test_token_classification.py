@@ -22,6 +22,7 @@ from transformers import (
     BertForTokenClassification,
     BertTokenizerFast,
     EvalPrediction,
+    GPT2Tokenizer,
     RobertaTokenizerFast,
     pipeline,
 )
@@ -34,6 +35,7 @@ from hf_sft.resources import locator
 from hf_sft.running import run
 from hf_sft.tasks import TokenClassification
 from hf_sft.tasks.tag_schemes import detect, faults, in_order, repaired, spans
+from hf_sft.tasks.tagging import mistakes
 from hf_sft.tasks.token_classification_metrics import StreamingTags, first_answers
 from hf_sft.tasks.word_windows import text_windows, word_windows
 
@@ -290,16 +292,17 @@ def test_a_word_longer_than_a_window_counts_once(tokenizer):
     assert [word for _, word, _ in begins(tokenizer, windows)] == [0, 1]
 
 
+def byte_level(folder, kind):
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
+    trained.train_from_iterator(["red rose rose red"] * 9, 290, special_tokens=special)
+    trained.save_model(str(folder))
+    return kind(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+
+
 def test_the_first_word_is_cut_like_the_others(tmp_path):
     """GPT-2's and RoBERTa's tokens of a word depend on the space before it."""
-    bytes_ = ByteLevelBPETokenizer()
-    bytes_.train_from_iterator(
-        ["red rose rose red"] * 9, 290, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    )
-    bytes_.save_model(str(tmp_path))
-    processor = RobertaTokenizerFast(
-        vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt")
-    )
+    processor = byte_level(tmp_path, RobertaTokenizerFast)
     TASK.prepare(processor, tiny._built(lambda: BertForTokenClassification(
         BertConfig(**{**tiny.BERT, "vocab_size": 300}))))  # fmt: skip
     ids = word_windows(processor, [["rose", "rose"], ["red"]], None).columns["input_ids"]
@@ -315,6 +318,14 @@ def test_words_of_a_text_are_the_tokenizers_own(tokenizer):
     assert [text[a:b] for a, b in places[0]] == ["rosered", ",", "oak", ".", "redred"]
     assert [word for s, word, _ in begins(tokenizer, windows) if s == 0] == [0, 1, 2, 3, 4]
     assert places[1:] == [[], [(0, 3)]]
+
+
+def test_the_space_before_a_word_is_no_part_of_it(tmp_path):
+    """GPT-2 counts it to the token."""
+    processor = byte_level(tmp_path, GPT2Tokenizer)
+    text = "rose red, rose"
+    _, (places,) = text_windows(processor, [text], None)
+    assert [text[a:b] for a, b in places] == ["rose", "red", ",", "rose"]
 
 
 def test_long_sentences_are_told(tokenizer, caplog):
@@ -432,6 +443,19 @@ def test_outputs_that_are_not_finite_are_told():
     metric = StreamingTags(["O", "a"], "IO", None, "tags")
     with pytest.raises(DataError, match="diverged"):
         metric(EvalPrediction(answers, torch.tensor([[0, 0]])), compute_result=True)
+
+
+def test_mistakes_are_what_was_missed_and_what_was_said_in_its_place():
+    words = ["Empire", "State", "is", "in", "New", "York"]
+    truth = ["B-LOC", "I-LOC", "O", "O", "B-LOC", "I-LOC"]
+    assert mistakes(words, truth, truth, "BIO") is None
+    assert mistakes(words, truth, ["B-LOC", "I-LOC", "O", "O", "B-LOC", "O"], "BIO") == {
+        "sentence": "Empire State is in New York",
+        "missed": "New York (LOC)",
+        "said wrongly": "New (LOC)",
+    }
+    assert mistakes(["a", "b"], ["X", "Y"], ["X", "X"], "none") == {
+        "sentence": "a b", "missed": "b (Y)", "said wrongly": "b (X)"}  # fmt: skip
 
 
 # Runs

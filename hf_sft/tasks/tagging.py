@@ -1,5 +1,6 @@
 """What a model says of sentences: a tag for every word, and the entities that they spell."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,3 +71,22 @@ def entities(
 def word_tags(count: int, said: Answers, names: list[str]) -> list[str]:
     """One tag per word."""
     return [names[said[word][0]] if word in said else OUTSIDE for word in range(count)]
+
+
+def mistakes(
+    words: list[str], truth: list[str], said: list[str], scheme: Scheme
+) -> dict[str, str] | None:
+    """A sentence, what was missed in it and what was said in its place; None if it is all right."""
+    there, found = (set(tag_schemes.spans(tags, scheme)) for tags in (truth, said))
+    if there == found:
+        return None
+    missed, wrong = (
+        ", ".join(f"{' '.join(words[a:b])} ({kind})" for kind, a, b in sorted(spans, key=_begin))
+        for spans in (there - found, found - there)
+    )
+    sentence = textwrap.shorten(" ".join(words), 90, placeholder=" …")
+    return {"sentence": sentence, "missed": missed or "–", "said wrongly": wrong or "–"}
+
+
+def _begin(span: tag_schemes.Span) -> tuple[int, int]:
+    return span[1:]

@@ -15,7 +15,7 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few, name_labels
 from hf_sft.tasks.tag_columns import TagColumns, sentences
 from hf_sft.tasks.tag_schemes import Scheme
-from hf_sft.tasks.tagging import answers, entities, joined, word_tags
+from hf_sft.tasks.tagging import answers, entities, joined, mistakes, word_tags
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
 from hf_sft.tasks.token_classification_metrics import SCALARS, StreamingTags, first_answers
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
@@ -23,6 +23,7 @@ from hf_sft.tasks.word_windows import IGNORED, settle_words, text_windows, word_
 
 TEXT = "text"  # the column of inputs that are no lists of words
 ANSWERS = ("entities", "words")  # columns of the predictions
+LOOKED_AT, SHOWN = 50, 8  # sentences of an evaluated split, those of them that the report shows
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,19 @@ class TokenClassification(Task):
 
     def summary(self, logits: Any, labels: Any) -> Any:
         return first_answers(logits[0] if isinstance(logits, tuple) else logits)
+
+    def examples(self, model: Any, processor: Any, rows: Dataset) -> dict[str, list[dict]]:
+        """The first sentences in which something was missed, or said that is not there."""
+        few = rows.select(range(min(LOOKED_AT, len(rows))))
+        names = self.trained_names(model.config)
+        found = self.predict(few.remove_columns(self.tags), model, processor, LOOKED_AT)
+        pairs = zip(few[self.tokens], few[self.tags], found, strict=True)
+        shown = (
+            mistakes(words, [names[tag] for tag in tags], record["tags"], self.scheme_of(names))
+            for words, tags, record in pairs
+        )
+        wrong = [mistake for mistake in shown if mistake is not None]
+        return {"sentences_with_mistakes": wrong[:SHOWN]}
 
     def read_inputs(self, path: Path) -> Dataset:
         """Lines of text, or a table with words (lists, or parted by spaces) or with texts."""

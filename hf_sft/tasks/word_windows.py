@@ -80,8 +80,14 @@ def text_windows(
         for word, (start, end) in zip(whole.word_ids(i), offsets, strict=True):
             first, last = ends.get(word, (start, end))
             ends[word] = (start if first == last else min(first, start), max(last, end))
-        places.append([ends.get(word, (0, 0)) for word in range(max(ends, default=-1) + 1)])
+        count = max(ends, default=-1) + 1
+        places.append([_trimmed(texts[i], *ends.get(word, (0, 0))) for word in range(count)])
     return _cut(tokenizer, texts, limit), places
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Without the space that some tokenizers count to the word after it."""
+    return start + len(text[start:end]) - len(text[start:end].lstrip()), end
 
 
 def _cut(tokenizer: Any, given: list, limit: int | None, **how: Any) -> Windows:
