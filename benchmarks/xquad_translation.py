@@ -5,8 +5,8 @@
 XQuAD has the same 1,190 questions in every language, so they are pairs of translations. Its 48
 articles are parted: those of ``first`` are what a source learns from, those of ``second`` what the
 source is fine-tuned on; every eighth article of a part is its test. The tokenizer (byte-level BPE,
-1,500 words) is made from the training lines of ``first`` in English and German, so its words, like
-the weights of the T5 (4 + 4 layers of 128, random, seed 0), know nothing that ``first`` does not.
+1,000 words) is made from the training lines of ``first`` in English and German, so its words, like
+the weights of the T5 (2 + 2 layers of 64, random, seed 0), know nothing that ``first`` does not.
 Read from ``$HF_SFT_DATA/xquad_en_de_zh``; for recipes/translation/xquad_t5tiny_*.yaml.
 """
 
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 LANGUAGES = ("en", "de", "zh")
-WORDS = 1500
+WORDS = 1000
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 
 
@@ -71,8 +71,8 @@ def untrained(words: int) -> T5ForConditionalGeneration:
     """A small T5 with random weights."""
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=words, d_model=128, d_kv=32, d_ff=512, num_layers=4, num_heads=4,
-        decoder_start_token_id=0, dropout_rate=0.1,
+        vocab_size=words, d_model=64, d_kv=16, d_ff=256, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, dropout_rate=0.0,
     )  # fmt: skip
     return T5ForConditionalGeneration(config)
 

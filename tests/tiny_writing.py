@@ -46,19 +46,17 @@ def tokenizer(words=()):
 
 
 def model(kind, words, tied=True):
-    """An untrained t5, marian or bart with so many words."""
+    """An untrained t5 (which is always tied), marian or bart with so many words."""
     if kind == "t5":
         small = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-        config = T5Config(
-            vocab_size=words, decoder_start_token_id=0, dropout_rate=0.0, tie_word_embeddings=tied,
-            **small,
-        )  # fmt: skip
+        config = T5Config(vocab_size=words, decoder_start_token_id=0, dropout_rate=0.0, **small)
         return T5ForConditionalGeneration(config)
     config_class, model_class = {
         "marian": (MarianConfig, MarianMTModel),
         "bart": (BartConfig, BartForConditionalGeneration),
     }[kind]
-    return model_class(config_class(vocab_size=words, decoder_start_token_id=0, **SIZES))
+    start = {"decoder_start_token_id": 0, "tie_word_embeddings": tied}
+    return model_class(config_class(vocab_size=words, **start, **SIZES))
 
 
 def source_folder(folder, kind="t5", tied=True):

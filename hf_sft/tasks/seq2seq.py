@@ -79,20 +79,17 @@ class Seq2Seq(Task):
         if not (isinstance(nested, dict) or hasattr(nested, "languages")):
             return rows
         rows = rows.flatten()
+        dot = f"{NESTED}."
+        there = [n.removeprefix(dot) for n in rows.column_names if n.startswith(dot)]
         for column, code in ((self.source, self.source_lang), (self.target, self.target_lang)):
-            if column in rows.column_names or code is None:
-                continue
-            names = [f"{NESTED}.{language}" for language in (code, code.split("_")[0])]
-            if found := [name for name in names if name in rows.column_names]:
-                rows = rows.rename_column(found[0], column)
-        missing = {self.source, self.target} - set(rows.column_names)
-        if missing and place:
-            prefix = f"{NESTED}."
-            there = [n.removeprefix(prefix) for n in rows.column_names if n.startswith(prefix)]
+            if column not in rows.column_names and code is not None:
+                found = [name for name in (code, code.split("_")[0]) if name in there]
+                rows = rows.rename_column(dot + found[0], column) if found else rows
+        if place and not {self.source, self.target} <= set(rows.column_names):
             raise DataError(
-                f"{place}: its column 'translation' has {listing(there)}. Say which is which by "
+                f"{place}: its column {NESTED!r} has {listing(there)}. Say which is which by "
                 "task.source_lang and task.target_lang, or, where the tokenizer spells languages "
-                f"otherwise, by task.source: {prefix}{there[0] if there else 'en'} and task.target."
+                f"otherwise, by task.source: {dot}{there[0]} and task.target likewise."
             )
         return rows
 

@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 from hf_sft.errors import SourceError, listing, nearest
 
 LENGTHS = ("max_new_tokens", "max_length")
+COUNTS = {"num_beams", "max_length", "max_new_tokens"}
 LENGTH = 128  # tokens, where neither the recipe nor the source says how long a text may get
 
 
@@ -16,6 +17,9 @@ def problem(given: dict[str, Any]) -> str | None:
     known = [key for key in vars(GenerationConfig()) if not key.startswith("_")]
     if unknown := [key for key in given if key not in known]:
         return f"{unknown[0]!r} is no key of GenerationConfig.{nearest(unknown[0], known)}"
+    for key in sorted(COUNTS & given.keys()):
+        if not isinstance(given[key], int) or given[key] < 1:
+            return f"{key} should be a whole number of at least 1, found {given[key]!r}"
     if given.get("num_return_sequences", 1) != 1:
         return "num_return_sequences: one text is written for each row. Leave the key out"
     try:
