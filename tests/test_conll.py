@@ -1,5 +1,8 @@
 """CoNLL columns as sentences, and every fault named by file and line."""
 
+import os
+from pathlib import Path
+
 import pytest
 from datasets import List, Value
 from pydantic import ValidationError
@@ -7,6 +10,7 @@ from pydantic import ValidationError
 from hf_sft.errors import DataError
 from hf_sft.loaders import Conll
 from hf_sft.resources import locator
+from hf_sft.tasks import TokenClassification
 
 WNUT = "a\tO\n\t\n#tag\tB-x\nNew York\tI-x\n\n\n"
 CONLL = """-DOCSTART- -X- -X- O
@@ -120,3 +124,20 @@ def test_every_file_is_read_and_every_fault_told(tmp_path):
 def test_keys_that_cannot_be(settings, words):
     with pytest.raises(ValidationError, match=words):
         Conll(train="x", **settings)
+
+
+def test_wnut_17_as_its_makers_count_it():
+    folder = Path(os.environ.get("HF_SFT_DATA", ""))
+    if not (folder / "wnut17" / "wnut17train.conll").is_file():
+        pytest.skip("needs HF_SFT_DATA with wnut17/wnut17train.conll")
+    data = Conll(
+        train="wnut17/wnut17train.conll",
+        validation="wnut17/emerging.dev.conll",
+        test="wnut17/emerging.test.annotated",
+    ).load(locator(folder))
+    assert {split: len(rows) for split, rows in data.items()} == {
+        "train": 3394, "validation": 1009, "test": 1287}  # fmt: skip
+    checked = TokenClassification().check(data)
+    assert len(TokenClassification().names(checked)) == 13
+    begins = sum(tag % 2 for tags in checked["test"]["tags"] for tag in tags)  # O, B-x, I-x, …
+    assert begins == 1079

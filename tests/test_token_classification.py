@@ -622,6 +622,20 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path, source):
     assert tiny.different(*(tiny.weights(model) for model in models)) == []
 
 
+def test_a_source_with_tags_of_its_own_is_remembered(finished, tmp_path):
+    """LwF holds what the source says at every word; its head is asked again afterwards."""
+    folder, _ = finished
+    settled = recipe(
+        tmp_path, folder / "out" / "model", penalty={"type": "lwf"},
+        task={"type": "token-classification", "scheme": "none"},
+    )  # fmt: skip
+    report = run(settled).data
+    assert report["labels"] == ["B-FLOWER", "B-TREE", "O"]
+    assert report["retention"]["by"] == "original head"
+    assert 0 <= report["retention"]["top1_agreement"] <= 1
+    assert report["penalty"]["methods"][0]["type"] == "lwf"
+
+
 def test_parts_of_speech_run(tmp_path, source):
     rows = [{"tokens": words, "tags": [f"P{len(w)}" for w in words]} for words in SENTENCES]
     (tmp_path / "pos.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
