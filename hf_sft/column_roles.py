@@ -68,7 +68,7 @@ def kind_of(features: Features, column: str) -> str:
     """The type of a column in a word or two."""
     feature = features[column]
     if isinstance(feature, ClassLabel):
-        return f"{len(feature.names)} classes"
+        return "1 class" if len(feature.names) == 1 else f"{len(feature.names)} classes"
     if isinstance(feature, Value):
         return {"string": "text", "large_string": "text"}.get(feature.dtype, feature.dtype)
     if isinstance(feature, dict):

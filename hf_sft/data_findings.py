@@ -122,7 +122,7 @@ def tiny_classes(train: Counter) -> list[Finding]:
     tiny = sorted((count, name) for name, count in train.items() if count < FEW)
     if not tiny:
         return []
-    names = listing(f"{name} ({count})" for count, name in tiny)
+    names = listing(f"{name!r} ({count})" for count, name in tiny)
     text = f"train: {counted(len(tiny), 'class')} with fewer than {FEW} rows: {names}."
     return [Finding("tiny classes", text, len(tiny))]
 

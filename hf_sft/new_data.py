@@ -164,8 +164,10 @@ def _of_folder(task: str, path: Path, written: _Written) -> dict[str, Any]:
             continue
         if kind == "clinc":
             return {"type": kind, "path": written(_only(here, path))}
+        if kind == "text-files" and not any(split_of(file) for file in here):
+            return {"type": kind, "train": written(path)}  # all of them
         return {"type": kind} | {s: written(file) for s, file in _by_split(here, path).items()}
-    if any(ending(file) in (*TABLES, "arrow", "txt") for file in files):
+    if any(ending(file) in (*TABLES, "arrow") for file in files):
         return {"type": "hub", "path": written(path)}  # parquet shards, a folder per split, …
     raise DataError(
         f"DATA: folder '{path.name}' holds nothing that {task} reads, but: "

@@ -20,7 +20,7 @@ from hf_sft import component
 from hf_sft.column_roles import Roles
 from hf_sft.data_findings import Finding
 from hf_sft.data_look import Labels, labels_of, look
-from hf_sft.errors import RecipeError, UserError, listing, nearest
+from hf_sft.errors import DataError, RecipeError, UserError, listing, nearest
 from hf_sft.loaders import Loader
 from hf_sft.loaders.splits import split as carve
 from hf_sft.new_columns import roles
@@ -29,7 +29,7 @@ from hf_sft.new_decisions import both_sides, carve_test, keep_classes, leave_out
 from hf_sft.new_method import METHODS, Method, epochs
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, dump
-from hf_sft.resources import PACKAGE, locator
+from hf_sft.resources import PACKAGE, Locate, locator
 from hf_sft.tasks import Task
 
 WIDTH = 100  # of a comment
@@ -73,7 +73,8 @@ class Proposal:
         ]
         if self.refusal is not None:
             lines += ["Before it runs, the data need a correction: `hf-sft check` says which."]
-        lines += ["What looks wrong in the data:"] if self.findings else ["Nothing looks wrong."]
+        if self.findings:
+            lines.append("What looks wrong in the data:")
         lines += [f"  - {finding}" for finding in self.findings]
         head = {key: self.raw[key] for key in ("task", "data", "model")}
         rest = {key: block for key, block in self.raw.items() if key not in head}
@@ -116,7 +117,7 @@ def propose(
     for override in overrides:
         apply_override(raw, override)
     locate = locator(folder)
-    data = _block(Loader, raw["data"], "data").load(locate)
+    data = _loaded(_block(Loader, raw["data"], "data"), locate)
     seen = _flat(data) if task == "translation" else data
     found = roles(task, seen["train"], raw["task"])
     raw["task"] |= found.keys
@@ -164,7 +165,7 @@ def _block(base: type, raw: Any, where: str) -> Any:
         raise RecipeError("\n".join(problem(where, cls, e) for e in error.errors())) from error
 
 
-def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int | None:
+def _limit(raw: dict[str, Any], method: Method, locate: Locate) -> int | None:
     """Tokens that the model reads: as the recipe says, as a local source says, or the default's."""
     if method.limit is None:
         return None
@@ -177,6 +178,15 @@ def _limit(raw: dict[str, Any], method: Method, locate: Any) -> int | None:
         if place is not None and (place / file).is_file():
             stated.append(json.loads((place / file).read_text("utf-8")).get(key))
     return min([n for n in stated if isinstance(n, int)] or [method.limit])
+
+
+def _loaded(loader: Loader, locate: Locate) -> DatasetDict:
+    try:
+        return loader.load(locate)
+    except DataError as error:
+        if "Config name is missing" not in str(error):
+            raise
+        raise DataError(f"{error}\nSay which one: data.name=NAME behind the command.") from error
 
 
 def _flat(data: DatasetDict) -> DatasetDict:

@@ -24,11 +24,11 @@ def summary(proposal: Proposal) -> str:
     ]
     if any(proposal.labels.values()):
         parts.append("\n".join(_labels(proposal.labels)))
+    if proposal.refusal is not None:
+        parts.append(f"Before it runs, the data need a correction:\n{proposal.refusal}")
     parts.append("\n".join(_findings(proposal)))
     if proposal.decisions:
         parts.append("\n".join(proposal.decisions))
-    if proposal.refusal is not None:
-        parts.append(f"Before it runs, the data need a correction:\n{proposal.refusal}")
     return "\n\n".join(parts)
 
 
@@ -76,7 +76,7 @@ def _labels(labels: Labels) -> Iterator[str]:
 
 def _findings(proposal: Proposal) -> Iterator[str]:
     if not proposal.findings:
-        yield "Nothing looks wrong."
+        yield "Nothing looks wrong." if proposal.refusal is None else "No other fault was found."
         return
     yield "What looks wrong (rows count from 1, without a header):"
     for number, finding in enumerate(proposal.findings, 1):

@@ -103,8 +103,8 @@ def duplicates(split: str, inputs: Inputs, other: str = "another label") -> list
     strange = again[inputs.answered[again] != inputs.answered[first[again]]]
     if len(strange):
         text = (
-            f"{split}: {counted(len(strange), 'row')} {_verb(strange, 'repeat')} an earlier one with "
-            f"{other}. One of the two is wrong, or the input does not tell."
+            f"{split}: {counted(len(strange), 'row')} {_verb(strange, 'repeat')} an earlier one "
+            f"with {other}. One of the two is wrong, or the input does not tell."
         )
         example = _pair(split, inputs, strange[0], split, inputs, first[strange[0]])
         found.append(Finding("contradictions", text, len(strange), _rows(inputs, strange), example))

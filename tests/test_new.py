@@ -252,6 +252,28 @@ def test_conversations_and_languages_of_the_hub(here):
     assert proposal.refusal is None
 
 
+def test_a_folder_of_documents(here):
+    for name in ("one", "two"):
+        (here / "docs").mkdir(exist_ok=True)
+        (here / "docs" / f"{name}.txt").write_text("red rose\nold oak\n", "utf-8")
+    proposal = found("text-generation", "docs")
+    assert proposal.raw["data"] == {"type": "text-files", "train": "docs", "test_fraction": 0.2}
+    assert kinds(proposal)["duplicates"].count == 2
+
+
+def test_a_configuration_that_has_to_be_named(here, capsys):
+    for name in ("first", "second"):
+        table(here / "many" / name / "train.csv", ROWS)
+    files = "".join(
+        f"- config_name: {name}\n  data_files: {name}/train.csv\n" for name in ("first", "second")
+    )
+    (here / "many" / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
+    message = refused(capsys, "text-classification", "many")
+    assert "second" in message
+    assert "data.name=NAME" in message
+    assert found("text-classification", "many", "data.name=second").refusal is None
+
+
 def test_several_labels_and_numbers(here):
     dump_lines(Path("m.jsonl"), [{"text": f"a {i}", "labels": ["x", "yz"[i % 2]]}
                                  for i in range(9)])  # fmt: skip
@@ -338,7 +360,7 @@ def test_classes_too_small_to_be_split_are_left_out(here):
     proposal = found("text-classification", "t.csv")
     assert proposal.raw["data"]["keep_labels"] == ["flower", "tree"]
     assert proposal.refusal is None
-    assert "moss (1)" in kinds(proposal)["tiny classes"].text
+    assert "'moss' (1)" in kinds(proposal)["tiny classes"].text
 
 
 def test_classes_that_train_lacks_are_left_out(here):
@@ -567,7 +589,7 @@ def test_what_is_wrong_with_classes():
     alike = [f for f in class_findings({"train": train}) if f.kind == "look-alike labels"]
     assert [f.count for f in alike] == [95, 15]
     assert "'Card' (90), 'card' (5)" in alike[0].text
-    assert "rare (3)" in seen["tiny classes"].text
+    assert "'rare' (3)" in seen["tiny classes"].text
     assert "80% of it" in seen["imbalance"].text
     assert (seen["strange classes"].count, seen["strange classes"].rows) == (1, (2,))
     assert seen["absent classes"].count == 4
