@@ -20,8 +20,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The block as written over the defaults; pushing is left to ``publish``.
 
     Raises:
-        RecipeError: TrainingArguments refuses the combination.
+        RecipeError: TrainingArguments refuses the combination, or the task does.
     """
+    _refuse_sorted(recipe)
     watching = {
         "eval_strategy": "epoch",
         "metric_for_best_model": recipe.task.selection_metric,
@@ -50,6 +51,16 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False
     return args
+
+
+def _refuse_sorted(recipe: Recipe) -> None:
+    """Written texts are scored against the data's rows in order; Trainer would sort both splits."""
+    if recipe.task.writes and recipe.training.get("train_sampling_strategy") == "group_by_length":
+        raise RecipeError(
+            f"{recipe.path.name}: training.train_sampling_strategy: 'group_by_length' sorts the "
+            f"rows that are evaluated as well, and {recipe.task.type} needs them in order. Leave "
+            "it out."
+        )
 
 
 def _rises(task: Any, metric: str) -> bool:

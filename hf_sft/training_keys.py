@@ -39,6 +39,12 @@ ABOVE_ZERO = {  # Trainer takes 0 as something else: never, as logging_steps, on
     "eval_steps": "eval_strategy: 'no' evaluates nothing",
     "save_steps": "save_strategy: 'no' saves nothing",
 }
+WRITING = {  # of Seq2SeqTrainingArguments; the saved model is to write as it was evaluated
+    "generation_max_length": "Set task.generation.max_length",
+    "generation_num_beams": "Set task.generation.num_beams",
+    "generation_config": "Set task.generation",
+    "predict_with_generate": "Leave it out: tasks that write do so",
+}
 OURS = {"resume_from_checkpoint": bool | None}  # which checkpoint, a run finds out by itself
 
 
@@ -57,6 +63,9 @@ def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
                 f"training.{key}: a recipe is kept and published, a token is not. Run "
                 "`hf auth login`, or set HF_TOKEN."
             )
+            continue
+        if key in WRITING:
+            problems.append(f"training.{key}: the task decides that. {WRITING[key]}.")
             continue
         if key not in KEYS:
             problems.append(
