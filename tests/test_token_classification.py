@@ -423,12 +423,17 @@ def test_windows_are_put_together_before_entities_are_counted(cut):
     assert whole["recall"] == pytest.approx(2 / 4)
 
 
-def test_rows_in_another_order_are_not_put_together():
+def test_rows_in_another_order_are_not_put_together(caplog):
     truth = [[3, 4], [0], [1, 2, 0]]
     rows = Dataset.from_dict({"tags": truth})
     mixed = [truth[2], truth[0], truth[1]]
     result, _ = measured(NAMES, "BIO", mixed, mixed, batch=2, rows=rows)
     assert result["f1"] == result["accuracy"] == 1
+    assert "window by window" not in caplog.text
+    parts = [truth[2][:1], truth[0], truth[2][1:], truth[1]]
+    result, _ = measured(NAMES, "BIO", parts, parts, batch=2, rows=rows)
+    assert result["accuracy"] == 1
+    assert "window by window" in caplog.text
 
 
 def test_a_second_evaluation_starts_anew():

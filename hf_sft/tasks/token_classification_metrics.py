@@ -1,5 +1,6 @@
 """Precision, recall and F1 of whole entities, accuracy of words; or the same of words alone."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from seqeval.scheme import Entities
 from hf_sft.errors import DataError
 from hf_sft.tasks.tag_schemes import OUTSIDE, Scheme, Span, plain, spans, type_of
 from hf_sft.tasks.word_windows import IGNORED
+
+log = logging.getLogger(__name__)
 
 SCALARS = ("f1", "precision", "recall", "macro_f1", "accuracy", "lenient_f1")
 READERS = {"BIO": "IOB2", "BIOES": "IOBES", "BILOU": "IOBES", "IO": "IOB1"}
@@ -87,7 +90,7 @@ class StreamingTags:
 
     def _start(self) -> None:
         self.strict, self.lenient = Counts(), Counts()
-        self.words = self.right = self.sentence = 0
+        self.words = self.right = self.sentence = self.windows = 0
         self.in_order = self.rows is not None
         self.truth: list[int] = []  # of the sentence that is not whole yet
         self.answers: list[int] = []
@@ -106,6 +109,7 @@ class StreamingTags:
 
     def _join(self, truth: list[int], answers: list[int]) -> Iterator[tuple[list, list]]:
         """The sentences that this window makes whole."""
+        self.windows += 1
         if self.in_order:
             wanted = self.rows[self.sentence][self.tags] if self.sentence < len(self.rows) else []
             begin = len(self.truth)
@@ -159,6 +163,11 @@ class StreamingTags:
             "accuracy": self.right / max(self.words, 1),
             "lenient_f1": self.lenient.scores()[2],
         }
+        if not self.in_order and self.rows is not None and self.windows > len(self.rows):
+            log.warning(
+                "Entities of long sentences were counted window by window: group_by_length mixes "
+                "the windows. `hf-sft evaluate` puts them together."
+            )
         self.tables = {"per_class": list(self.strict.rows(self.kinds))}
         self._start()
         return result
