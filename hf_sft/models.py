@@ -27,10 +27,12 @@ class ModelSource(BaseModel):
 
     ``fresh`` and ``unused``: globs of parameters that may be missing from the source, or left over
     in it, beside the head. ``layer_groups``: ordered globs, for a model that cannot be ordered.
+    ``anchor``: another source, whose weights are θ⁰ while training starts from ``name``'s.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     name: str
+    anchor: str | None = None
     revision: str | None = None
     architecture: str | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
@@ -41,9 +43,10 @@ class ModelSource(BaseModel):
     trust_remote_code: bool = False
 
     def files(self) -> dict[str, str]:
-        """The local file this block names, if it is no Hub id."""
-        local = self.name.startswith((PACKAGE, ".", "/", "~")) or Path(self.name).suffix in ENDINGS
-        return {"name": self.name} if local else {}
+        """The local files this block names, where they are no Hub ids."""
+        named = {"name": self.name, "anchor": self.anchor or ""}
+        near = (PACKAGE, ".", "/", "~")
+        return {k: n for k, n in named.items() if n.startswith(near) or Path(n).suffix in ENDINGS}
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,8 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     rows = _rows(model)
     task.prepare(processor, model)
     rows = {n: count for n, count in rows.items() if _rows(model).get(n, count) > count}
-    identity = _identity(source, path, model)
-    left_over = tuple(weights.left_over)
-    return LoadedModel(
-        model, processor, identity, groups, frozenset(fresh), left_over, weights.original, rows
-    )
+    found = _identity(source, path, model), groups, frozenset(fresh), tuple(weights.left_over)
+    return LoadedModel(model, processor, *found, weights.original, rows)
 
 
 def _rows(model: Any) -> dict[str, int]:
@@ -118,7 +118,7 @@ def _rows(model: Any) -> dict[str, int]:
 
 def _local_path(source: ModelSource, locate: Locate) -> Path | None:
     """The file or folder, its pin verified; None for a Hub id."""
-    path = locate(source.name) if source.files() else _folder(source.name, locate)
+    path = locate(source.name) if "name" in source.files() else _folder(source.name, locate)
     if path is None and source.sha256 is not None:
         raise SourceError("model.sha256 pins a local file; a Hub id is pinned by model.revision.")
     if path is not None and source.sha256 is not None:

@@ -30,6 +30,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         "source": {
             **asdict(loaded.source),
             "fingerprint": trainer.starting_point.fingerprint,
+            "anchor": prepared.anchor,
             "left_over": list(loaded.left_over),
         },
         "model": {"library": "timm" if timm else "transformers"},

@@ -21,7 +21,7 @@ def rehearse(trainer: Any) -> None:
     if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
         raise RecipeError(
             f"freeze: under {trainer.freeze.type!r} nothing trains at the first step. A head that "
-            "is tied to the word table has no parameters of its own to train alone; take train-last."
+            "is tied to the word table has nothing of its own to train alone; take train-last."
         )
     given = trainer.optimizer, trainer.lr_scheduler
     with undisturbed(trainer.model):

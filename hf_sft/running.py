@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import card, hub, model_folder, output_folder, plan, report_page
+from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, RecipeError, UserError
 from hf_sft.freezing import Signals
@@ -36,6 +37,7 @@ class Prepared:
     loaded: LoadedModel
     trainer: TransferTrainer
     probe: SourceProbe | None = None
+    anchor: str | None = None  # the name of θ⁰'s source where it is not where training starts
 
     def rehearse(self, recipe: Recipe) -> None:
         """Build and try everything that training will need; two rows pass the model.
@@ -57,7 +59,9 @@ class Prepared:
         """What is about to happen, as a table."""
         source = self.loaded.source
         sizes = {name: len(rows) for name, rows in self.data.items()}
-        return plan.table(self.trainer, f"{source.name} {source.revision or ''}", sizes)
+        named = f"{source.name} {source.revision or ''}"
+        named += f", anchored to {self.anchor}" if self.anchor else ""
+        return plan.table(self.trainer, named, sizes)
 
 
 def run(recipe: Recipe, overwrite: bool = False) -> Report:
@@ -103,11 +107,15 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     transformers.set_seed(args.seed)  # the new head is drawn here
     loaded = load_model(recipe.model, task, names, recipe.locate)
     config = loaded.model.config
+    anchor = load_anchor(recipe.model, task, names, recipe.locate, loaded, recipe.penalty)
     encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
     for held in encoded.keys() - {"train"}:
         encoded[held] = task.held_still(encoded[held], loaded.processor)
-    trainer = build_trainer(recipe, args, data, encoded, loaded)
-    return Prepared(data, encoded, names, loaded, trainer, SourceProbe.of(recipe, loaded))
+    with at_anchor(anchor, loaded) as loaded:
+        trainer = build_trainer(recipe, args, data, encoded, loaded)
+    begin_elsewhere_(trainer.starting_point, anchor, loaded.model)
+    probe = SourceProbe.of(recipe, loaded)
+    return Prepared(data, encoded, names, loaded, trainer, probe, anchor and anchor.source.name)
 
 
 def _more_problems(recipe: Recipe) -> list[str]:

@@ -27,6 +27,7 @@ class StartingPoint:
         probed: name -> value of a fresh parameter after probing, which then is its anchor.
         fisher: name -> diagonal Fisher information at θ⁰, where a penalty has estimated it.
         adapters: the model's LoRA adapters, where a penalty has looked for them.
+        resting: name -> θ⁰ of a parameter that never trains, where training begins elsewhere.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class StartingPoint:
         self.probed: dict[str, Tensor] = {}
         self.fisher: dict[str, Tensor] = {}
         self.adapters: tuple[Any, ...] = ()
+        self.resting: dict[str, Tensor] = {}
+        self.elsewhere = ""
         self._coefficients: dict[int, tuple[Any, dict[str, float]]] = {}
 
     @classmethod
@@ -78,11 +81,20 @@ class StartingPoint:
         old = {n: t[: rows[n]] if n in rows else t for n, t in tensors.items()}
         return cls(copies, fresh, {n: digest(t) for n, t in old.items()}, groups, rows)
 
+    def begin_at_(self, model: nn.Module, resting: Mapping[str, Tensor]) -> None:
+        """Training begins at ``model`` as it is now, not at θ⁰: frozen means equal to that.
+
+        The fingerprint then is that of both. ``resting``: θ⁰ of what has no copy.
+        """
+        there = StartingPoint.of(model, self.fresh, (), self.groups, self.rows)
+        self.elsewhere = "" if there.digests == self.digests else f"\n{self.fingerprint}"
+        self.digests, self.resting = there.digests, dict(resting)
+
     @property
     def fingerprint(self) -> str:
         """Identity of the source's content, fresh parameters left out (hex SHA-256)."""
         lines = "\n".join(f"{name} {value}" for name, value in sorted(self.digests.items()))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256((lines + self.elsewhere).encode()).hexdigest()
 
     def anchor(self, name: str, like: Tensor) -> Tensor | None:
         """Where a parameter is pulled to, on its device: θ⁰, its probed value, or None for 0."""
@@ -142,6 +154,8 @@ class StartingPoint:
     def _pair(self, name: str, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(θ_n, θ⁰_n) of what came from the source; one tensor twice where it never trains."""
         now = self._old(name, theta)
+        if name in self.resting:
+            return now, self.resting[name].to(now.device)
         if name not in self.copies:
             return now, now
         then = self.anchor(name, now)

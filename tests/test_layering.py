@@ -32,6 +32,7 @@ loaders tasks
 pretrained
 weight_files
 models training_keys
+anchor
 recipe
 drift model_folder output_folder outlook processes data_identity charts
 training_arguments plan
