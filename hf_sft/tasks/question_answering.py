@@ -114,8 +114,13 @@ class QuestionAnswering(Task):
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
         """One encoded row per window, the windows of a row in order."""
-        settings = {"cutter": self.cutter(processor), "task": self}
-        return rows.map(_encode, batched=True, fn_kwargs=settings, remove_columns=rows.column_names)
+        return rows.map(
+            _encode,
+            batched=True,
+            batch_size=100,  # a window is a few hundred spans while it is cut
+            fn_kwargs={"cutter": self.cutter(processor), "task": self},
+            remove_columns=rows.column_names,
+        )
 
     def collator(self, processor: Any) -> Callable:
         return DataCollatorWithPadding(processor)
