@@ -94,3 +94,8 @@ def test_problems_of_all_splits_come_at_once(tmp_path):
 
 def test_the_files_are_told_by_their_keys(tmp_path):
     assert loader(tmp_path, "a", "b").files() == {"train.source": "a.en", "train.target": "a.de"}
+
+
+def test_one_file_is_no_pair():
+    with pytest.raises(ValueError, match="two files are wanted: {source: FILE, target: FILE}"):
+        ParallelText(train="a.en")

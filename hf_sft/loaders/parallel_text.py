@@ -4,10 +4,10 @@ import gzip
 import zlib
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, Features, Value
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from hf_sft.errors import DataError, UserError
 from hf_sft.loaders.base import Loader
@@ -43,6 +43,13 @@ class ParallelText(Loader):
     validation: Pair | None = None
     test: Pair | None = None
     blank: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _two_files(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise ValueError("two files are wanted: {source: FILE, target: FILE}")
+        return given
 
     def files(self) -> dict[str, str]:
         return {
