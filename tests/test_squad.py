@@ -168,6 +168,16 @@ def test_questions_about_one_text_stay_together_without_titles(tmp_path):
     assert len(found["test"]) == 6
 
 
+def test_articles_that_are_in_two_given_files_are_told(tmp_path, caplog):
+    nested(tmp_path / "x.json", articles(5))
+    nested(tmp_path / "y.json", articles(3))
+    parts(Squad(train="x.json", test="y.json"), tmp_path, False)
+    assert "data.test shares 3 of its 'title' values with train (T0, T1, T2)" in caplog.text
+    caplog.clear()
+    parts(Squad(train="x.json", test_fraction=0.4), tmp_path)
+    assert "shares" not in caplog.text
+
+
 def test_one_article_cannot_be_in_two_parts(tmp_path):
     nested(tmp_path / "x.json", articles(1))
     with pytest.raises(DataError, match=r"data\.test_fraction: all rows have the same 'title'"):

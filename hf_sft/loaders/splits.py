@@ -37,6 +37,7 @@ def split(data: DatasetDict, loader: Loader, label: str | None, validation: bool
                 if loader.group is None
                 else carve_groups(data["train"], loader.group, *place)
             )
+    _warn_of_shared(data, loader.group)
     if loader.per_class:
         if label is None:
             raise DataError(
@@ -96,6 +97,21 @@ def carve_groups(
         carved += parts[number]
     kept = sorted(set(range(len(rows))) - set(carved))
     return rows.select(kept), rows.select(sorted(carved))
+
+
+def _warn_of_shared(data: DatasetDict, group: str | None) -> None:
+    """Parts that came as files may share groups; that is the user's to know, not ours to forbid."""
+    known = [name for name, rows in data.items() if group in rows.column_names]
+    if "train" not in known:
+        return
+    trained = set(data["train"][group])
+    for name in known:
+        shared = trained & set(data[name][group])
+        if name != "train" and shared:
+            log.warning(
+                "data.%s shares %d of its %r values with train (%s): scores will be too good.",
+                *(name, len(shared), group, listing(sorted(map(str, shared)), 3)),
+            )
 
 
 def per_class(rows: Dataset, label: str | None, count: int, seed: int) -> Dataset:
