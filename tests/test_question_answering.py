@@ -29,7 +29,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.running import run
 from hf_sft.tasks import QuestionAnswering
 from hf_sft.tasks.question_answering_metrics import best_threshold, normalise, scores
-from hf_sft.tasks.question_answering_windows import Collector, Cutter, best_spans
+from hf_sft.tasks.question_answering_windows import Candidates, Collector, Cutter, best_spans
 from hf_sft.trainer import TransferTrainer
 
 disable_progress_bars()
@@ -426,6 +426,14 @@ def test_evaluate_and_predict_agree_with_the_run(tmp_path, capsys, no_answer):
         assert len(said["n_best"]) <= 21
         if said["answer"]:
             assert said["context"][said["start"] : said["end"]] == said["answer"]
+
+
+def test_an_answer_has_no_spaces_around_it():
+    """As SentencePiece's tokens stand for a word and the space before it."""
+    found = Candidates(0, {(3, 7): 1.0, (0, 3): 0.0})
+    said = QuestionAnswering().record({"context": "old oak", "question": "what"}, found)
+    assert (said["answer"], said["start"], said["end"]) == ("oak", 4, 7)
+    assert [one["answer"] for one in said["n_best"]] == ["oak", "old"]
 
 
 def test_tables_to_predict(tmp_path, capsys):

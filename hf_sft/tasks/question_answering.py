@@ -183,8 +183,8 @@ class QuestionAnswering(Task):
     def record(self, given: dict, found: Candidates) -> dict:
         """A row of the predictions."""
         best = [
-            {"answer": given[self.context][start:end], "score": score, "start": start, "end": end}
-            for (start, end), score in found.best(self.n_best)
+            {**_trimmed(given[self.context], *span), "score": score}
+            for span, score in found.best(self.n_best)
         ]
         silent = {"answer": "", "score": found.null, "start": None, "end": None}
         chosen = best[0] if best else silent
@@ -196,6 +196,13 @@ class QuestionAnswering(Task):
             one["score"] = share
         best.sort(key=lambda one: -one["score"])
         return {**given, **chosen, "n_best": best}
+
+
+def _trimmed(context: str, start: int, end: int) -> dict[str, Any]:
+    """An answer without the spaces that some tokenizers (SentencePiece) count to a word."""
+    answer = context[start:end].strip()
+    start += len(context[start:end]) - len(context[start:end].lstrip())
+    return {"answer": answer, "score": 0.0, "start": start, "end": start + len(answer)}
 
 
 def _encode(batch: dict[str, list], cutter: Cutter, task: QuestionAnswering) -> dict[str, list]:
