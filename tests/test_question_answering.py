@@ -484,6 +484,8 @@ def test_a_classifier_and_an_answerer_are_sources(tmp_path):
     report = run(Recipe.load(recipe(tmp_path, **again))).data
     head = next(g for g in report["groups"] if g["name"] == "head")
     assert head["relative_drift"] is not None  # the source's own head goes on
+    assert report["retention"]["by"] == "original head"
+    assert report["retention"]["answers"] == 2 * report["retention"]["examples"]  # start and end
 
 
 def test_a_folder_with_the_schema_of_the_hub(tmp_path):
