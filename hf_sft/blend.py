@@ -56,7 +56,7 @@ def blend(
             origin.held_out.refuse_seen()
         way = Way(origin, method, statistics == "measured")
         path = walk(way, sorted({*STEPS, *([] if alpha is None else [alpha])}))
-        share = choose(path, retain) if alpha is None else alpha
+        share = choose(path, retain, origin.sign) if alpha is None else alpha
         made = finish(way, path, share, reason(origin.metric, alpha, retain))
         record = derived.record("blend", origin.facts, made.pop("metrics"), made)
         derived.save(folder, "blend", run, origin.recipe, origin.model, origin.processor, record)
@@ -94,8 +94,10 @@ def walk(way: Way, shares: Sequence[float]) -> list[Point]:
     return path
 
 
-def choose(path: Sequence[Point], retain: float | None) -> float:
+def choose(path: Sequence[Point], retain: float | None, sign: int = 1) -> float:
     """The share with the best target that keeps enough; of equals, the one nearest the source.
+
+    ``sign``: −1 where the least target is the best one.
 
     Raises:
         UserError: none keeps enough.
@@ -113,7 +115,7 @@ def choose(path: Sequence[Point], retain: float | None) -> float:
             "take --method wise-ft, which goes back to the source itself, or, with batch norm, "
             "--statistics interpolated."
         )
-    best = max((p.target for p in allowed), key=lambda x: -math.inf if math.isnan(x) else x)
+    best = max((p.target for p in allowed), key=lambda x: -math.inf if math.isnan(x) else sign * x)
     return min(point.alpha for point in allowed if point.target == best)
 
 

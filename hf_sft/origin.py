@@ -56,6 +56,7 @@ class Origin:
         """
         facts = derived.facts(run)
         recipe, model, processor = saved.load(run, opens=["data", "model"])
+        _refuse_anchored(recipe)
         data, held_out = load_rows(recipe)
         names = recipe.task.trained_names(model.config)
         saved.refuse_other_classes(recipe, data, names)
@@ -79,8 +80,13 @@ class Origin:
 
     @property
     def metric(self) -> str:
-        """What the target is measured by; more is better."""
+        """What the target is measured by."""
         return self.recipe.task.selection_metric
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, −1 where less is, as of a perplexity."""
+        return 1 if self.recipe.task.greater_is_better else -1
 
     def put(self, state: Mapping[str, Tensor], measure_again: bool = True) -> list[str]:
         """Give the bench these weights; names of the batch norms whose statistics are measured.
@@ -160,6 +166,14 @@ def _refuse_other_rows(data: DatasetDict, facts: dict) -> None:
                 f"data.{name}: there are {len(data.get(name, ()))} rows now; the run had {count}. "
                 "Restore the data: rows held out from that run cannot be told from others."
             )
+
+
+def _refuse_anchored(recipe: Recipe) -> None:
+    if recipe.model.anchor is not None:
+        raise SourceError(
+            "model.anchor: this run was pulled to another source than the one it started from, so "
+            "there is no one way back. Blends and soups take runs without an anchor."
+        )
 
 
 def _refuse_other_source(fingerprint: str, facts: dict) -> None:

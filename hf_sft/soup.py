@@ -1,7 +1,7 @@
 """soup: the average of runs that were tuned from one source."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,19 @@ def _fingerprint(facts: Mapping[str, Any]) -> str:
 def _mixed(origin: Origin, method: str) -> tuple[dict[str, Tensor], list[Tasting]]:
     def score(state: Mapping[str, Tensor]) -> float:
         origin.put(state)
-        return origin.measure()[origin.metric]
+        return origin.sign * origin.measure()[origin.metric]
 
     if method == "greedy":
         origin.held_out.refuse_seen()
-        return greedy_soup(origin.given, score)
-    state = uniform_soup(origin.given)  # unlike runs are told before anything is measured
-    alone, together = [score(given) for given in origin.given], score(state)
-    return state, [Tasting(i, found, together, True) for i, found in enumerate(alone)]
+        state, tastings = greedy_soup(origin.given, score)
+    else:
+        state = uniform_soup(origin.given)  # unlike runs are told before anything is measured
+        alone, together = [score(given) for given in origin.given], score(state)
+        tastings = [Tasting(i, found, together, True) for i, found in enumerate(alone)]
+    signed = [
+        replace(t, alone=origin.sign * t.alone, together=origin.sign * t.together) for t in tastings
+    ]
+    return state, signed
 
 
 def _finish(

@@ -329,3 +329,13 @@ def test_the_schema_of_the_recipes_data_set_is_read_from_a_folder(tmp_path):
 
 def test_the_type_is_found():
     assert choices(Task)["text-generation"] is TextGeneration
+
+
+def test_a_blend_takes_the_least_perplexity(tmp_path, capsys):
+    data = {"type": "table", "train": "train.jsonl", "max_train_samples": 12}
+    assert main(["run", str(recipe(tmp_path, "pair", data=data))]) == 0
+    assert main(["blend", str(tmp_path / "out"), "--output", str(tmp_path / "blend")]) == 0
+    made = json.loads((tmp_path / "blend" / "blend.json").read_text("utf-8"))["blend"]
+    targets = {point["alpha"]: point["target"] for point in made["path"]}
+    assert targets[made["alpha"]] == min(targets.values())
+    assert made["alpha"] > 0
