@@ -6,8 +6,8 @@ from typing import Any
 HOLD_FUNCTION = {"type": "similarity", "weight": 10.0}
 FAST_HEAD = [{"role": "head", "multiplier": 100}]
 BEST_PAIR = (
-    "The head alone first, then everything, held to the source's similarities: in docs/evidence.md, "
-    "where heads read averaged features, the pair that kept most of the source at no cost to the "
+    "The head alone first, then everything, held to the source's similarities: in docs/evidence.md "
+    "(heads on averaged features) the pair that kept most of the source at no cost to the "
     "target that was seen. With another head, compare it with penalty=null freeze=null."
 )
 USUAL = (
