@@ -4,6 +4,7 @@ L2-SP's θ⁰ need not be where training starts: after an unsupervised first ste
 back to the original (``model.anchor: ORIGINAL``) or hold the adapted model (no anchor).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,15 +73,22 @@ def load_anchor(
     if source.anchor is None:
         return None
     _refuse_at_start(penalties)
-    own = {"name": source.anchor, "anchor": None, "revision": None, "sha256": None}
-    own |= {"fresh": [], "unused": ["*"] if source.unused or source.fresh else []}
-    try:
-        with torch.random.fork_rng(devices=[]):  # its new head must not change training's draws
-            anchor = load_model(source.model_copy(update=own), task, names, locate)
-    except SourceError as error:
-        told = str(error).replace("model.name", "model.anchor")
-        raise SourceError(told) from error
-    return Anchor(anchor, loaded)
+    with torch.random.fork_rng(devices=[]):  # its new head must not change training's draws
+        return Anchor(_loaded(source, task, names, locate), loaded)
+
+
+def _loaded(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:
+    """The anchor, which may or may not lack and hold what ``fresh`` and ``unused`` speak of."""
+    errors = []
+    for fresh, unused in itertools.product([[], source.fresh], [[], source.unused]):
+        own = {"name": source.anchor, "fresh": fresh, "unused": unused}
+        own |= dict.fromkeys(("anchor", "revision", "sha256"))
+        try:
+            return load_model(source.model_copy(update=own), task, names, locate)
+        except SourceError as error:
+            errors.append(error)
+    told = str(errors[0]).replace("model.name", "model.anchor")
+    raise SourceError(told) from errors[0]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
-from tiny_run import ROWS, source_folder, write_csv
+from tiny_run import ROWS, source_folder, text_recipe, write_csv
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
 from hf_sft.cli import main
@@ -140,7 +140,7 @@ def recipe(folder, source, task=(), **blocks):
     whole = {
         "task": {"type": "fill-mask", **dict(task)},
         "data": {"type": "text-files", "train": "train.txt", "test": "test.txt"},
-        "model": {"name": str(source), "unused": ["bert.pooler.*"]},
+        "model": {"name": str(source)},
         "penalty": {"type": "l2-sp", "lambda": 0.01},
         **blocks,
         "training": training | blocks.get("training", {}),
@@ -207,3 +207,14 @@ def test_methods_work_on_a_masked_language_model(tmp_path, source, blocks):
     found = report(tmp_path)
     assert found["freeze"]["verified_unchanged"]
     assert math.isfinite(found["metrics"]["test"]["perplexity"])
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_adapt_first_then_fine_tune_anchored_to_either(run, source, tmp_path, anchored):
+    """The adapted model has no pooler any more; the original, where it is the anchor, has one."""
+    model = {"name": str(run / "out" / "model"), "fresh": ["bert.pooler.*"]}
+    model |= {"anchor": str(source)} if anchored else {}
+    assert main(["run", str(text_recipe(tmp_path, model=model))]) == 0
+    found = report(tmp_path)
+    assert found["source"]["anchor"] == (source.name if anchored else None)
+    assert all(group["drift"] for group in found["groups"] if group["name"] != "head")
