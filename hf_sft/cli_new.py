@@ -22,8 +22,8 @@ def new_recipe(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if output is not None:
         _refuse(output)
-    from hf_sft.new_recipe import propose
-    from hf_sft.new_summary import summary
+    from hf_sft.new.recipe import propose
+    from hf_sft.new.summary import summary
 
     folder = Path() if output is None else output.parent
     given = arguments.overrides

@@ -48,13 +48,7 @@ saved rank
 held_out derived
 origin blend_page
 blend soup adapt
-column_roles new_data new_method data_findings
-new_columns
-repeated_rows
-data_look
-new_decisions
-new_recipe
-new_summary
+new
 cli_new cli_rank cli_weights
 cli
 __main__ __init__

@@ -13,12 +13,12 @@ from tiny_image_run import image_recipe
 from tiny_run import ROWS, picture, source_folder, write_csv
 
 from hf_sft.cli import main
-from hf_sft.data_findings import class_findings, empty_texts, long_texts, missing_labels
-from hf_sft.new_columns import roles
-from hf_sft.new_data import data_block, split_of
-from hf_sft.new_recipe import propose
+from hf_sft.new.columns import roles
+from hf_sft.new.data import data_block, split_of
+from hf_sft.new.findings import class_findings, empty_texts, long_texts, missing_labels
+from hf_sft.new.recipe import propose
+from hf_sft.new.repeats import duplicates, inputs_of, leakage, normal_form
 from hf_sft.recipe import Recipe
-from hf_sft.repeated_rows import duplicates, inputs_of, leakage, normal_form
 
 QUICK = ["training.use_cpu=true", "training.max_steps=2", "training.disable_tqdm=true"]
 DATA = os.environ.get("HF_SFT_DATA")

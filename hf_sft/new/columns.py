@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Image
 
-from hf_sft.column_roles import Roles, dtype, inner, is_text, named, unseen
+from hf_sft.new.column_roles import Roles, dtype, inner, is_text, named, unseen
 
 LABELS = (
     "label", "labels", "class", "category", "intent", "target", "sentiment", "topic",

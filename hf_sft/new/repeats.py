@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_sft.data_findings import MOST_ROWS, Finding, counted, short
+from hf_sft.new.findings import MOST_ROWS, Finding, counted, short
 
 MARK = re.compile(r"[^\w\s]")
 APOSTROPHES = str.maketrans("", "", "'’`´")

@@ -17,16 +17,16 @@ from datasets import (
 from pydantic import ValidationError
 
 from hf_sft import component
-from hf_sft.column_roles import Roles
-from hf_sft.data_findings import Finding
-from hf_sft.data_look import Labels, labels_of, look
 from hf_sft.errors import DataError, RecipeError, UserError, listing, nearest
 from hf_sft.loaders import Loader
 from hf_sft.loaders.splits import split as carve
-from hf_sft.new_columns import roles
-from hf_sft.new_data import data_block
-from hf_sft.new_decisions import both_sides, carve_test, keep_classes, leave_out_unlabelled
-from hf_sft.new_method import METHODS, Method, epochs
+from hf_sft.new.column_roles import Roles
+from hf_sft.new.columns import roles
+from hf_sft.new.data import data_block
+from hf_sft.new.decisions import both_sides, carve_test, keep_classes, leave_out_unlabelled
+from hf_sft.new.findings import Finding
+from hf_sft.new.look import Labels, labels_of, look
+from hf_sft.new.method import METHODS, Method, epochs
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, dump
 from hf_sft.resources import PACKAGE, Locate, locator

@@ -7,10 +7,10 @@ from typing import Any
 
 from datasets import ClassLabel, Image
 
-from hf_sft.column_roles import kind_of
-from hf_sft.data_findings import counted, short
-from hf_sft.data_look import Labels, label_name
-from hf_sft.new_recipe import Proposal
+from hf_sft.new.column_roles import kind_of
+from hf_sft.new.findings import counted, short
+from hf_sft.new.look import Labels, label_name
+from hf_sft.new.recipe import Proposal
 from hf_sft.table import table
 
 ENDS = 5  # classes shown from the top and the bottom when there are many

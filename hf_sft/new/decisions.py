@@ -5,10 +5,10 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from hf_sft.column_roles import Roles
-from hf_sft.data_findings import Finding, counted
-from hf_sft.data_look import Labels
 from hf_sft.errors import listing
+from hf_sft.new.column_roles import Roles
+from hf_sft.new.findings import Finding, counted
+from hf_sft.new.look import Labels
 
 TEST_FRACTION = 0.2
 

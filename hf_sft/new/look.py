@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
-from hf_sft.column_roles import Roles, inner
-from hf_sft.data_findings import (
+from hf_sft.new.column_roles import Roles, inner
+from hf_sft.new.findings import (
     Finding,
     class_findings,
     empty_texts,
@@ -18,7 +18,7 @@ from hf_sft.data_findings import (
     missing_labels,
     tiny_classes,
 )
-from hf_sft.repeated_rows import Inputs, duplicates, inputs_of, leakage
+from hf_sft.new.repeats import Inputs, duplicates, inputs_of, leakage
 
 OTHER = {  # how another answer to the same input is called
     "class": "another label",
