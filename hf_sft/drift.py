@@ -56,7 +56,11 @@ def compare(
     kept = _SameFunction(-(-POSITIONS // len(batches))) if has_head else _SameGeometry()
     try:
         for batch in batches:
-            batch = {k: v.to(original.device) for k, v in batch.items() if torch.is_tensor(v)}
+            batch = {
+                k: v.to(original.device) if torch.is_tensor(v) else v
+                for k, v in batch.items()
+                if torch.is_tensor(v) or isinstance(v, bool)  # use_cache: False of packed rows
+            }
             then = _look(original, {}, batch, before, has_head)
             kept.add(then, _look(original, _shared(original, tuned, head), batch, after, has_head))
     finally:
