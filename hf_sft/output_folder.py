@@ -133,15 +133,20 @@ def _random_states(checkpoint: Path) -> list[Path]:
     return [checkpoint / name for name in names]
 
 
+def changed_data(folder: Path, identity: dict[str, str]) -> list[str]:
+    """The splits that are others than those a run began with."""
+    file = folder / CHECKPOINTS / DATA
+    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity  # whole, or absent
+    return [split for split in then | identity if then.get(split) != identity.get(split)]
+
+
 def refuse_other_data(recipe: Recipe, identity: dict[str, str]) -> None:
     """Going on with other rows would be no run of the recipe that began.
 
     Raises:
         RecipeError: a split has changed since.
     """
-    file = recipe.output_dir / CHECKPOINTS / DATA
-    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity  # whole, or absent
-    if changed := [split for split in then | identity if then.get(split) != identity.get(split)]:
+    if changed := changed_data(recipe.output_dir, identity):
         raise RecipeError(
             f"training.output_dir: '{recipe.output_dir}' holds an unfinished run whose data have "
             f"changed since it began: {listing(changed)}. Restore the data, or start anew with "

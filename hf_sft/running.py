@@ -91,6 +91,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     prepared.rehearse(recipe)
     output_folder.record(recipe, args, overwrite, identity)
     prepared.trainer.train(resume_from_checkpoint=resume)
+    keep_model(recipe, prepared)  # before anything is measured: the training is not lost then
     report = Report.of(recipe, prepared, started)
     publish(recipe, prepared, report)
     return report
@@ -187,15 +188,21 @@ def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
 
 
+def keep_model(recipe: Recipe, prepared: Prepared) -> None:
+    """Save the trained model and its processor."""
+    if prepared.trainer.is_world_process_zero():
+        folder = recipe.output_dir / output_folder.MODEL
+        model_folder.save(prepared.trainer.model, prepared.loaded.processor, folder)
+
+
 def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
-    """Save model and report, which marks the run as finished; card and page; push when asked.
+    """Save the report, which marks the run as finished; card and page; push when asked.
 
     Raises:
         PushError: the Hub does not take it; everything is in the output folder all the same.
     """
     trainer, folder = prepared.trainer, recipe.output_dir
     if trainer.is_world_process_zero():
-        model_folder.save(trainer.model, prepared.loaded.processor, folder / output_folder.MODEL)
         report.save(folder)
         (folder / "README.md").write_text(card.render(report), "utf-8")
         (folder / "report.html").write_text(report_page.render(report), "utf-8")

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -16,12 +17,15 @@ import transformers
 from datasets import Dataset, DatasetDict
 
 from hf_sft import output_folder
+from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, SourceError, listing
 from hf_sft.outcome import plain_metrics
 from hf_sft.recipe import Recipe
 from hf_sft.running import load_data
 from hf_sft.table import table
 from hf_sft.training_arguments import of_task
+
+log = logging.getLogger(__name__)
 
 AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
 
@@ -53,6 +57,11 @@ def evaluate(run: Path) -> str:
     recipe, model, processor = load(run, opens=["data"])
     data, names = load_data(recipe), recipe.task.trained_names(model.config)
     refuse_other_classes(recipe, data, names)
+    if changed := output_folder.changed_data(run, data_identity(data)):
+        log.warning(
+            "The data are not those of the run (%s): rows it has trained on may be among those "
+            "that are measured.", listing(changed)
+        )  # fmt: skip
     rows, shown = [], [*recipe.task.metric_names, "loss"]
     for split in ("validation", "test"):
         if split in data:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hf_sft.errors import DataError, RecipeError, listing, nearest
+from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel
 from hf_sft.recipe import Recipe
 
@@ -44,11 +45,17 @@ class SourceProbe:
                 "is nothing to ask it. Leave the block out: similarities are compared all the same."
             )
         try:
-            data = task.check(recipe.retention.load(recipe.locate))
+            loader = recipe.retention
+            data = split(
+                task.check(loader.load(recipe.locate), loader.keep_labels),
+                loader,
+                task.stratum,
+                validation=False,
+            )
         except DataError as error:
             raise DataError(f"retention: {error}") from error
         outputs = _outputs(task.names(data), original.config)
-        rows = data["test" if "test" in data else "train"]
+        rows = data[next(s for s in ("test", "validation", "train") if s in data)]
         return cls(task.encode(rows, loaded.processor, original.config), torch.tensor(outputs))
 
     @torch.no_grad()

@@ -54,8 +54,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 def _refuse_sorted(recipe: Recipe) -> None:
-    """Written texts are scored against the data's rows in order; Trainer would sort both splits."""
-    if recipe.task.writes and recipe.training.get("train_sampling_strategy") == "group_by_length":
+    """Where rows are scored in the data's order, Trainer must not sort those of both splits."""
+    if recipe.task.in_order and recipe.training.get("train_sampling_strategy") == "group_by_length":
         raise RecipeError(
             f"{recipe.path.name}: training.train_sampling_strategy: 'group_by_length' sorts the "
             f"rows that are evaluated as well, and {recipe.task.type} needs them in order. Leave "

@@ -286,3 +286,16 @@ def test_predict_keeps_the_other_columns_of_a_table(tmp_path):
     record = next(task.predictions(rows, torch.tensor([[0.0, 2.0]]), ["flower", "tree"]))
     assert list(record) == ["id", "text", "size", "label", "probability", "probabilities"]
     assert (record["id"], record["size"], record["label"]) == ("a7", 3, "tree")
+
+
+def test_evaluate_tells_that_the_data_have_changed(run, caplog):
+    train = run.parent / "train.csv"
+    before = train.read_bytes()
+    assert main(["evaluate", str(run)]) == 0
+    assert "not those of the run" not in caplog.text
+    try:
+        train.write_bytes(before + b"old old rose,flower\n")
+        assert main(["evaluate", str(run)]) == 0
+    finally:
+        train.write_bytes(before)
+    assert "not those of the run (train)" in caplog.text

@@ -93,6 +93,16 @@ def test_many_labels_through_a_whole_run(tmp_path, method):
     assert "Each class, test" in page
 
 
+def test_a_column_of_labels_may_be_called_as_batches_call_it(tmp_path):
+    for name in ("usual", "named"):
+        (tmp_path / name).mkdir()
+        torch.manual_seed(0)  # of the source
+        source_folder(tmp_path / name / "source")
+    usual = run(recipe_of(tmp_path / "usual", MULTI, TAGGED, "label"))
+    named = run(recipe_of(tmp_path / "named", {**MULTI, "label": "labels"}, TAGGED, "labels"))
+    assert usual.data["metrics"]["test"] == named.data["metrics"]["test"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_numbers_through_a_whole_run(tmp_path, method):
     report = run(recipe_of(tmp_path, REGRESSION, SCORED, "score", **METHODS[method]))

@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction
 
 from hf_sft import LayerGroups, Recipe, run
 from hf_sft.cli import main
-from hf_sft.errors import DataError, RecipeError
+from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.tasks import Translation as Task
 from hf_sft.tasks.translation_metrics import StreamingTranslation
 
@@ -159,6 +159,16 @@ def test_the_batch_gives_the_loss_the_model_itself_would_make_of_the_labels(kind
     made = model.prepare_decoder_input_ids_from_labels(batch["labels"])
     counts = batch["labels"] != -100
     assert torch.equal(batch["decoder_input_ids"][counts], made[counts])
+
+
+def test_no_text_is_longer_than_the_models_positions():
+    words = tiny_writing.tokenizer()
+    model = tiny_writing.model("marian", len(words))
+    room = model.config.max_position_embeddings
+    Task().prepare(words, model)
+    assert model.generation_config.max_length == room
+    with pytest.raises(SourceError, match=f"writes {room} tokens at most"):
+        Task(generation={"max_new_tokens": room}).prepare(words, model)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hf_sft.resources import Locate
 from hf_sft.squad_files import read_squad
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?")
+NO_LANGUAGES = {"all", "big", "dev", "fix", "min", "new", "old", "out", "qa", "raw", "val"}
 Files = (
     str | Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, str], Field(min_length=1)]
 )
@@ -64,4 +65,5 @@ class Squad(Loader):
 def language_of(name: str) -> str | None:
     """What stands before the file's ending, if it looks like a language: ``xquad.de.json``."""
     parts = PurePosixPath(name.removesuffix(".gz")).name.split(".")
-    return parts[-2] if len(parts) > 2 and LANGUAGE.fullmatch(parts[-2]) else None
+    found = len(parts) > 2 and LANGUAGE.fullmatch(parts[-2]) and parts[-2] not in NO_LANGUAGES
+    return parts[-2] if found else None

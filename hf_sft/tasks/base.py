@@ -22,6 +22,7 @@ class Task(Component):
         greater_is_better: of the selection metric.
         lower_is_better: those of the others that are better when lower.
         writes: evaluation writes text: Seq2SeqTransferTrainer, ``predict_with_generate``.
+        in_order: its metrics count on evaluated rows in the data's order.
         label_names: the batch's keys that hold labels; None lets Trainer find out.
     """
 
@@ -32,6 +33,7 @@ class Task(Component):
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     metric_names: ClassVar[tuple[str, ...]]
     writes: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
 
     @abstractmethod

@@ -43,7 +43,7 @@ def missing_labels(rows: Dataset, column: str, split: str) -> list[str]:
         f"data.{split}",
         [
             f"row {number}: {column!r} is {_shown(value)}; every row needs a class. "
-            "Remove the row or give it a label."
+            "Remove the row, or give it a label (a name, where -1 stands for a class)."
             for number, value in enumerate(rows[column], 1)
             if _unusable(value)
         ],
@@ -88,6 +88,8 @@ def _unusable(value: object) -> bool:
 def _shown(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "missing (NaN)"
+    if isinstance(value, int):
+        return f"{value!r}, and a negative number means that the class is not known"
     return f"{value!r}, which is no class"
 
 

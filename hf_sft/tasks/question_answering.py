@@ -36,6 +36,7 @@ class QuestionAnswering(Task):
     auto_processor: ClassVar[str] = "AutoTokenizer"
     selection_metric: ClassVar[str] = "f1"
     metric_names: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    in_order: ClassVar[bool] = True
     label_names: ClassVar[list[str]] = ["start_positions", "end_positions"]
     question: str = "question"
     context: str = "context"

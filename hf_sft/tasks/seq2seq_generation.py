@@ -6,6 +6,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from hf_sft.errors import SourceError, listing, nearest
+from hf_sft.tasks.tokenizers import limits
 
 LENGTHS = ("max_new_tokens", "max_length")
 COUNTS = {"num_beams", "max_length", "max_new_tokens"}
@@ -35,8 +36,11 @@ def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> Non
     transformers would stop after 20 tokens where nothing says how long a text may get. The config
     holds the length as ``max_length``, one more than ``max_new_tokens`` for the start token:
     Trainer 5.24 would put a ``max_length`` of 20 beside the other while it evaluates.
+
+    Raises:
+        SourceError: the recipe asks for more than the model's positions.
     """
-    config = model.generation_config
+    config, asked = model.generation_config, any(given.get(key) is not None for key in LENGTHS)
     if not any(given.get(key) is not None for key in LENGTHS):
         stated = any(getattr(config, key, None) is not None for key in LENGTHS)
         if longest_target is not None or not stated:
@@ -47,6 +51,19 @@ def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> Non
         setattr(config, key, value)
     if (new := getattr(config, "max_new_tokens", None)) is not None:
         config.max_length, config.max_new_tokens = new + 1, None
+    _keep_within(config, min(limits(model), default=None), asked)
+
+
+def _keep_within(config: GenerationConfig, room: int | None, asked: bool) -> None:
+    """A model with a table of positions cannot write beyond its end."""
+    if room is None or (getattr(config, "max_length", None) or 0) <= room:
+        return
+    if asked:
+        raise SourceError(
+            f"task.generation: this model writes {room} tokens at most, with the start token; "
+            f"the recipe asks for {config.max_length}. Lower max_new_tokens (or max_length)."
+        )
+    config.max_length = room
 
 
 def speak(tokenizer: Any, source: str | None, target: str | None) -> None:

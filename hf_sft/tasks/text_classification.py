@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from pydantic import Field, model_validator
 from transformers import DataCollatorWithPadding
 
@@ -100,9 +100,13 @@ class TextClassification(Classification):
             "answer": self.answer,
             "names": self._names(rows),
         }
-        return rows.map(
+        encoded = rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
         )
+        if self.problem == "multi-label" and "labels" in encoded.column_names:
+            # A column of the data that is called labels as well has left its own type behind.
+            return encoded.cast_column("labels", List(Value("float32")))
+        return encoded
 
     def _names(self, rows: Dataset) -> list[str]:
         """The outputs' names; none where the rows have no label."""

@@ -1,5 +1,6 @@
 """What tasks on texts share: columns of text, and files of them to predict."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from datasets import Dataset, Value
 from hf_sft.errors import DataError, listing
 from hf_sft.table_files import ENDINGS, ending, read_table
 from hf_sft.tasks.labels import first_few
+
+log = logging.getLogger(__name__)
 
 
 def as_text(rows: Dataset, columns: Sequence[str]) -> Dataset:
@@ -40,7 +43,7 @@ def no_classes(keep: list | None) -> None:
 
 
 def lines_or_table(path: Path, column: str) -> Dataset:
-    """A table of rows, or a text file whose lines that are not blank become ``column``.
+    """A table of rows, or a text file whose lines (ended by \\n) become ``column``.
 
     Raises:
         DataError: a folder, no text there, or no UTF-8.
@@ -51,13 +54,16 @@ def lines_or_table(path: Path, column: str) -> Dataset:
         rows = read_table(path, "")
     else:
         try:
-            lines = path.read_text("utf-8-sig").splitlines()
+            lines = path.read_text("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"'{path}' cannot be read as lines of text ({error}). Give a UTF-8 text file, or "
                 f"a table ({listing(ENDINGS)})."
             ) from error
-        rows = Dataset.from_dict({column: [line for line in lines if line.strip()]})
+        texts = [line.removesuffix("\r") for line in lines if line.strip()]
+        if blank := len(lines) - (lines[-1] == "") - len(texts):
+            log.warning("%s: %d blank lines are left out.", path.name, blank)
+        rows = Dataset.from_dict({column: texts})
     if len(rows) == 0:
         raise DataError(f"'{path}': no texts there.")
     return rows
