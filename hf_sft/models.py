@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from hf_sft.errors import SourceError, UserError, listing, nearest
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.pretrained import Weights, load_pretrained
-from hf_sft.resources import PACKAGE, Locate, package_version, pin, sha256
+from hf_sft.resources import PACKAGE, SHA256, Locate, package_version, pin, sha256
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
 
@@ -35,7 +35,7 @@ class ModelSource(BaseModel):
     anchor: str | None = None
     revision: str | None = None
     architecture: str | None = None
-    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    sha256: str | None = Field(None, pattern=SHA256, description="64 hexadecimal digits")
     keys: Literal["by-name", "in-order"] = "by-name"
     fresh: list[str] = []
     unused: list[str] = []

@@ -20,7 +20,7 @@ def problem(where: str, cls: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: this key is needed."
     if error["type"] == "string_pattern_mismatch":
-        return f"{path}: {_described(cls, error['loc'])} is wanted, found {error['input']!r}."
+        return f"{path}: wanted: {_described(cls, error['loc'])}, found {error['input']!r}."
     close = ""
     if error["type"] == "literal_error":
         close = nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))

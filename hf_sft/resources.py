@@ -10,6 +10,7 @@ from pathlib import Path
 from hf_sft.errors import UserError, listing, nearest
 
 PACKAGE = "package:"
+SHA256 = "^[0-9a-fA-F]{64}$"
 Locate = Callable[[str], Path]
 
 

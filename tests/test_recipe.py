@@ -140,7 +140,7 @@ def problems(recipe, *overrides):
      ("model.name=package:yaml/x.pth", ["model.name", "'x.pth'", "cyaml.py"]),
      ("model.name=package:yaml/../..", ["model.name", "leaves the folder"]),
      ("model.keys=in-ordr", ["model.keys", "Did you mean 'in-order'"]),
-     ("model.sha256=abc", ["model.sha256", "'abc'"]),
+     ("model.sha256=abc", ["model.sha256", "64 hexadecimal digits", "'abc'"]),
      ("penalty.lamda=1", ["penalty.lamda", "Did you mean 'lambda'"]),
      ("penalty.lambda=much", ["penalty.lambda", "'much'"]),
      ("penalty=[{type: l2-sp, lambda: -1}]", ["penalty.0.lambda", "-1"]),
