@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 
 import hf_sft
 from hf_sft import TransferTrainer
-from hf_sft.report import peak_memory
+from hf_sft.reporting.report import peak_memory
 
 STEPS, WARM = 6, 2
 ARMS = {

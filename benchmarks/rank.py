@@ -38,9 +38,9 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from hf_sft import Recipe, run
-from hf_sft.features import extract
 from hf_sft.models import ModelSource, load_model
-from hf_sft.rank import SCORES, rank
+from hf_sft.ranking.features import extract
+from hf_sft.ranking.rank import SCORES, rank
 from hf_sft.running import load_data
 from hf_sft.table import table
 

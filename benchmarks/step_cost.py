@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_sft import L2SP, TransferTrainer
 from hf_sft.models import ModelSource, load_model
-from hf_sft.report import peak_memory
+from hf_sft.reporting.report import peak_memory
 from hf_sft.resources import locator
 from hf_sft.tasks import ImageClassification, TextClassification
 

@@ -21,11 +21,11 @@ import transformers
 from PIL import Image
 
 from hf_sft import Recipe, run
-from hf_sft.adapt import adapt
-from hf_sft.blend import blend
 from hf_sft.running import load_data
 from hf_sft.saved import predict
-from hf_sft.soup import soup
+from hf_sft.weights.adapt import adapt
+from hf_sft.weights.blend import blend
+from hf_sft.weights.soup import soup
 
 TEXT, VISION = "recipes/quickstart_text.yaml", "recipes/quickstart.yaml"
 QUIET = ["training.disable_tqdm=true", "training.save_strategy=no", "training.eval_strategy=no"]

@@ -206,7 +206,7 @@ def run_recipe(arguments: argparse.Namespace) -> None:
 
 def show_run(arguments: argparse.Namespace) -> None:
     """Print a run's report; needs neither its data nor its model."""
-    from hf_sft.report import Report
+    from hf_sft.reporting.report import Report
 
     if not (arguments.run / "report.json").is_file():
         raise RecipeError(f"'{arguments.run}' is no finished run: report.json is missing there.")

@@ -23,7 +23,7 @@ def add(command, find: Find) -> None:
 
 def rank_models(find: Find, arguments: argparse.Namespace) -> None:
     """Print every candidate's scores on the recipe's training rows."""
-    from hf_sft.rank import overrides_among, rank, show
+    from hf_sft.ranking.rank import overrides_among, rank, show
     from hf_sft.recipe import Recipe
 
     models, late = overrides_among(arguments.models)

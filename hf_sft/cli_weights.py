@@ -47,7 +47,7 @@ def count(text: str) -> int:
 
 def blend_run(arguments: argparse.Namespace) -> None:
     """Walk from the source to the run, and save the chosen model."""
-    from hf_sft.blend import blend
+    from hf_sft.weights.blend import blend
 
     asked = arguments
     result = blend(
@@ -58,7 +58,7 @@ def blend_run(arguments: argparse.Namespace) -> None:
 
 def soup_runs(arguments: argparse.Namespace) -> None:
     """Average runs, and save the soup."""
-    from hf_sft.soup import soup
+    from hf_sft.weights.soup import soup
 
     print(soup(arguments.runs, arguments.output, arguments.method))
     print(f"\nModel and card: {arguments.output}")
@@ -66,7 +66,7 @@ def soup_runs(arguments: argparse.Namespace) -> None:
 
 def adapt_run(arguments: argparse.Namespace) -> None:
     """Adapt a model to inputs without labels, and save it."""
-    from hf_sft.adapt import adapt
+    from hf_sft.weights.adapt import adapt
 
     asked = arguments
     print(adapt(asked.run, asked.input, asked.output, asked.method, asked.batch_size))

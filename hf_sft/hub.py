@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from hf_sft import card, report_page
 from hf_sft.errors import UserError
-from hf_sft.report import Report
+from hf_sft.reporting import card, report_page
+from hf_sft.reporting.report import Report
 
 log = logging.getLogger(__name__)
 

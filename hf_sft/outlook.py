@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hf_sft.freezing import Plan, Signals
 from hf_sft.layer_groups import LayerGroup
 from hf_sft.penalties import WeightPrior
-from hf_sft.rates import multipliers
-from hf_sft.trainer import TransferTrainer
+from hf_sft.training.rates import multipliers
+from hf_sft.training.trainer import TransferTrainer
 
 SAMPLES = 500  # optimizer steps at which a plan is looked at, where there are more
 MOST_PHASES = 12  # of one group, before rates that change all the time become a range

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_sft.errors import RecipeError, listing
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump, read
-from hf_sft.run_record import recorded_source
+from hf_sft.training.run_record import recorded_source
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 from hf_sft.errors import listing
 from hf_sft.outlook import Outlook
 from hf_sft.table import table as as_table
-from hf_sft.trainer import TransferTrainer
+from hf_sft.training.trainer import TransferTrainer
 
 MOST_LINES = 3  # of one group in the table
 WAITS = {

@@ -15,10 +15,10 @@ from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
 from hf_sft.penalties import Penalty
 from hf_sft.problems import problem
-from hf_sft.rates import LearningRate
 from hf_sft.recipe_text import BLOCKS, apply_override, read
 from hf_sft.resources import Locate, locator
 from hf_sft.tasks import Task
+from hf_sft.training.rates import LearningRate
 from hf_sft.training_keys import check_training
 
 

@@ -9,7 +9,7 @@ import transformers
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from hf_sft import card, hub, model_folder, output_folder, plan, report_page
+from hf_sft import hub, model_folder, output_folder, plan
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, RecipeError, UserError
@@ -19,11 +19,12 @@ from hf_sft.models import LoadedModel, load_model
 from hf_sft.penalties import FunctionPrior
 from hf_sft.processes import warn_if_fewer
 from hf_sft.recipe import Recipe
-from hf_sft.rehearsal import rehearse
-from hf_sft.report import Report
-from hf_sft.run_record import refuse_other_source
-from hf_sft.source_probe import SourceProbe
-from hf_sft.trainer import Seq2SeqTransferTrainer, TransferTrainer
+from hf_sft.reporting import card, report_page
+from hf_sft.reporting.report import Report
+from hf_sft.reporting.source_probe import SourceProbe
+from hf_sft.training.rehearsal import rehearse
+from hf_sft.training.run_record import refuse_other_source
+from hf_sft.training.trainer import Seq2SeqTransferTrainer, TransferTrainer
 from hf_sft.training_arguments import training_arguments
 
 

@@ -19,8 +19,8 @@ from datasets import Dataset, DatasetDict
 from hf_sft import output_folder
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, SourceError, listing
-from hf_sft.outcome import plain_metrics
 from hf_sft.recipe import Recipe
+from hf_sft.reporting.outcome import plain_metrics
 from hf_sft.running import load_data
 from hf_sft.table import table
 from hf_sft.training_arguments import of_task

@@ -11,7 +11,7 @@ from tiny_run import text_recipe
 
 from hf_sft.cli import main
 from hf_sft.saved import load
-from hf_sft.tent import affine_parameters
+from hf_sft.weights.tent import affine_parameters
 
 
 @pytest.fixture(scope="module")

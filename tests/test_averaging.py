@@ -6,8 +6,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from hf_sft import L2SP, TrainLast, TransferTrainer
-from hf_sft.averaging import Ema, Swa
 from hf_sft.errors import SourceError, UserError
+from hf_sft.weights.averaging import Ema, Swa
 
 STEPS = 10
 

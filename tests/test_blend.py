@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from tiny_image_run import image_run
 from tiny_run import text_recipe
 
-from hf_sft import blend_page
-from hf_sft.blend import Point, Way, choose
 from hf_sft.cli import main
 from hf_sft.errors import UserError
-from hf_sft.norm_statistics import statistical_norms
-from hf_sft.origin import Origin
+from hf_sft.weights import blend_page
+from hf_sft.weights.blend import Point, Way, choose
+from hf_sft.weights.norm_statistics import statistical_norms
+from hf_sft.weights.origin import Origin
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from loopback_hub import read_card
 from markdown_it import MarkdownIt
 from test_report_page import HOME, HOSTILE, group, sample
 
-from hf_sft import card
+from hf_sft.reporting import card
 
 
 def facts(text):

@@ -13,7 +13,7 @@ from hf_sft import DELTA, LayerGroups
 from hf_sft.embeddings import Taps, block_modules
 from hf_sft.errors import RecipeError, UserError
 from hf_sft.penalties.channel_attention import attention, fit_head_
-from hf_sft.source_function import SourceOutputs
+from hf_sft.training.source_function import SourceOutputs
 
 
 def loss(now, then, inputs=None, studied=None):

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 from transformers import default_data_collator
 
-from hf_sft import LayerGroups, StartingPoint, drift
+from hf_sft import LayerGroups, StartingPoint
+from hf_sft.reporting import drift
 
 FRESH = {"classifier.weight", "classifier.bias"}
 

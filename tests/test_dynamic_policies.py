@@ -26,9 +26,9 @@ from hf_sft import (
 )
 from hf_sft import run as run_recipe
 from hf_sft.errors import UserError
-from hf_sft.optimizer_setup import expect_unused
-from hf_sft.plan_follower import PlanFollower
-from hf_sft.run_record import ANCHORS
+from hf_sft.training.optimizer_setup import expect_unused
+from hf_sft.training.plan_follower import PlanFollower
+from hf_sft.training.run_record import ANCHORS
 
 STEPS = 12
 POLICIES = {

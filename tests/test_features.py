@@ -9,9 +9,9 @@ from huggingface_hub import constants
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_sft import stored_features
 from hf_sft.errors import SourceError
-from hf_sft.features import Features, extract, identity
+from hf_sft.ranking import stored_features
+from hf_sft.ranking.features import Features, extract, identity
 
 
 def batches(rows, size=4):
@@ -115,7 +115,7 @@ def test_labels_and_a_new_head_do_not_matter():
 def test_another_version_has_its_own_identity(monkeypatch):
     model, head, rows, _ = changes()["base"]
     before = identity(model, head, batches(rows), False)
-    monkeypatch.setattr("hf_sft.features.version", lambda name: "0.0")
+    monkeypatch.setattr("hf_sft.ranking.features.version", lambda name: "0.0")
     assert identity(model, head, batches(rows), False) != before
 
 
@@ -165,7 +165,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(folder, monkeypat
     def stop(*paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_sft.stored_features.os.replace", stop)
+    monkeypatch.setattr("hf_sft.ranking.stored_features.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         stored_features.write("a", some())
     assert [path.name for path in folder.iterdir()] == ["a.features"]

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from test_resume import StopAt, outcome
 from torch import nn
 
-from hf_sft import L2SP, FisherSP, StartingPoint, TransferTrainer, diagonal_fisher, fisher_cache
+from hf_sft import L2SP, FisherSP, StartingPoint, TransferTrainer, diagonal_fisher
 from hf_sft.errors import RecipeError, UserError
+from hf_sft.training import fisher_cache
 
 HEAD = {"classifier.weight", "classifier.bias"}
 
@@ -401,7 +402,7 @@ def counted(monkeypatch):
         calls.append(1)
         return diagonal_fisher(*args, **kwargs)
 
-    monkeypatch.setattr("hf_sft.prior_data.diagonal_fisher", counting)
+    monkeypatch.setattr("hf_sft.training.prior_data.diagonal_fisher", counting)
     return calls
 
 
@@ -467,7 +468,7 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path, cache, monkeypatch):
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_sft.fisher_cache.os.replace", crash)
+    monkeypatch.setattr("hf_sft.training.fisher_cache.os.replace", crash)
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path).train()
     assert list(cache.iterdir()) == []

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification, Trainer
 from hf_sft import DELTA, R3F, LwF, Similarity, TrainLast, TransferTrainer
 from hf_sft.embeddings import Taps
 from hf_sft.errors import UserError
-from hf_sft.source_function import SourceFunction
+from hf_sft.training.source_function import SourceFunction
 
 HEAD = {"classifier.weight", "classifier.bias"}
 PRIORS = {

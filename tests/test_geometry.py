@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from hf_sft import LayerGroups
-from hf_sft.geometry import Views, cka, compare, places, r2
+from hf_sft.reporting.geometry import Views, cka, compare, places, r2
 
 
 def features(rows=40, size=12, seed=0):

@@ -4,8 +4,8 @@ import pytest
 from tiny_run import ROWS, text_recipe
 
 from hf_sft.errors import DataError
-from hf_sft.held_out import load_rows
 from hf_sft.recipe import Recipe
+from hf_sft.weights.held_out import load_rows
 
 
 def rows_of(folder, data, **changes):

@@ -16,8 +16,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from loopback_hub import LoopbackHub
 from test_report_page import HOME, sample
 
-from hf_sft import card, hub
+from hf_sft import hub
 from hf_sft.errors import UserError
+from hf_sft.reporting import card
 
 LABELS = ["flower", "tree", "<b>|weed"]
 OURS = {"README.md", "report.html", "report.json", "recipe.yaml"}

@@ -54,8 +54,10 @@ cli
 __main__ __init__
 """  # a line may import the lines above it, and a folder its own files
 RANK = {unit: rank for rank, line in enumerate(LAYERS.split("\n")) for unit in line.split()}
+FOLDERS = {"training", "weights", "ranking", "reporting"}  # whose files have layers of their own
 HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas",
          "pydantic", "sklearn", "timm", "torch", "transformers", "yaml"}  # fmt: skip
+PACKAGES = {"hf_sft", *(f"hf_sft.{folder}" for folder in FOLDERS)}
 NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "errors": HEAVY,
     "transferability": HEAVY - {"numpy"},
@@ -68,9 +70,9 @@ NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "penalties": {"transformers", "datasets", "accelerate"},
     "freezing": {"transformers", "datasets", "accelerate"},
     "features": {"transformers", "datasets"},
-    "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models",
+    "loaders": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.training", "hf_sft.models",
                 "transformers"},
-    "tasks": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.trainer", "hf_sft.models"},
+    "tasks": {"hf_sft.penalties", "hf_sft.freezing", "hf_sft.training", "hf_sft.models"},
     "trainer": {"datasets", "hf_sft.tasks", "hf_sft.loaders"},
 }  # fmt: skip
 
@@ -87,17 +89,18 @@ def imports(tree, whole_file=True):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            names = [alias.name for alias in node.names]
-            yield from (f"hf_sft.{n}" for n in names) if node.module == "hf_sft" else [node.module]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from names if node.module in PACKAGES else [node.module]
 
 
 def unit(path):
-    """A file at the top, or the folder it lies in."""
-    return path.parts[0].removesuffix(".py")
+    """A file, or the folder of plug-ins it lies in."""
+    return path.stem if path.parts[0] in FOLDERS else path.parts[0].removesuffix(".py")
 
 
 def own(names):
-    return {name.split(".")[1] for name in names if name.startswith("hf_sft.")}
+    inner = (name.split(".")[1:] for name in names if name.startswith("hf_sft."))
+    return {parts[parts[0] in FOLDERS] for parts in inner}
 
 
 def upward(path, names):
@@ -165,6 +168,6 @@ def test_the_rules_can_be_broken():
     path = Path("penalties/new.py")
     assert upward(path, imports(bad)) == ["cli", "running"]
     assert forbidden(path, imports(bad)) == ["transformers.models"]
-    inner = ast.parse("def f():\n    from hf_sft.report import Report")
+    inner = ast.parse("def f():\n    from hf_sft.reporting.report import Report")
     assert upward(Path("loaders/x.py"), imports(inner)) == ["report"]
     assert list(imports(inner, whole_file=False)) == []

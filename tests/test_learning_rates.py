@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_sft import LayerGroups, LearningRate, TrainLast, TransferTrainer
 from hf_sft.errors import RecipeError
-from hf_sft.rates import keep_ratios_, multipliers
+from hf_sft.training.rates import keep_ratios_, multipliers
 
 HEAD = {"classifier.weight", "classifier.bias"}
 LLRD = [LearningRate(role="head", multiplier=10), LearningRate(decay=0.5)]

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from hf_sft import L2SP, FisherSP, TransferTrainer, moved_rows
+from hf_sft import L2SP, FisherSP, TransferTrainer
+from hf_sft.training import moved_rows
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 FRESH = {"classifier.weight", "classifier.bias"}

@@ -20,7 +20,7 @@ from hf_sft.errors import DataError
 from hf_sft.recipe import Recipe
 from hf_sft.running import run
 from hf_sft.tasks import MultipleChoice
-from hf_sft.trainer import TransferTrainer
+from hf_sft.training.trainer import TransferTrainer
 
 disable_progress_bars()
 FLOWERS, TREES = ["rose", "tulip"], ["oak", "elm", "pine"]

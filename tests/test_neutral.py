@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer
 
 from hf_sft import L2SP, TransferTrainer
-from hf_sft.loss_scale import honours_item_count
+from hf_sft.training.loss_scale import honours_item_count
 
 ZERO = {"penalty": L2SP(lambda_=0.0, head=0.0), "freeze": None}
 TIMING = ("runtime", "per_second")

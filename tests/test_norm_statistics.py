@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_sft.errors import UserError
-from hf_sft.norm_statistics import reestimate_statistics_, statistical_norms
+from hf_sft.weights.norm_statistics import reestimate_statistics_, statistical_norms
 
 
 class Takes(nn.Module):

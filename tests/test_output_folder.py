@@ -22,7 +22,7 @@ from hf_sft.output_folder import (
     recorded_recipe,
     refuse_other_data,
 )
-from hf_sft.run_record import RunRecord
+from hf_sft.training.run_record import RunRecord
 
 IDENTITY = {"train": "a", "test": "b"}
 

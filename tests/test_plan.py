@@ -20,7 +20,7 @@ from hf_sft import (
     plan,
 )
 from hf_sft.freezing import FreezePolicy
-from hf_sft.rates import LearningRate
+from hf_sft.training.rates import LearningRate
 
 FRESH = {"bert": ["classifier.weight", "classifier.bias"], "resnet": []}
 

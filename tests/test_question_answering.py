@@ -30,7 +30,7 @@ from hf_sft.running import run
 from hf_sft.tasks import QuestionAnswering
 from hf_sft.tasks.question_answering_metrics import best_threshold, normalise, scores
 from hf_sft.tasks.question_answering_windows import Candidates, Collector, Cutter, best_spans
-from hf_sft.trainer import TransferTrainer
+from hf_sft.training.trainer import TransferTrainer
 
 disable_progress_bars()
 WORDS = ["red", "rose", "oak", "elm", "pine", "old", "tall", "new", "dry", "where", "what"]

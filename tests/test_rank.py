@@ -10,13 +10,13 @@ from tiny import BERT
 from tiny_run import ROWS, WORDS, picture, source_folder, text_recipe, write_csv
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from hf_sft import rank as ranking
 from hf_sft.cli import main
 from hf_sft.errors import UserError
 from hf_sft.models import ModelSource
-from hf_sft.rank import overrides_among, rank, show
+from hf_sft.ranking import rank as ranking
+from hf_sft.ranking.rank import overrides_among, rank, show
+from hf_sft.ranking.transferability import h_score, leep, logme, nce
 from hf_sft.recipe import Recipe
-from hf_sft.transferability import h_score, leep, logme, nce
 
 LABELS = np.array([label == "tree" for _, label in ROWS]).astype(int)
 

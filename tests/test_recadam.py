@@ -8,9 +8,10 @@ import torch
 from test_resume import StopAt, outcome
 from torch import nn
 
-from hf_sft import L2SP, Pull, RecAdam, StartingPoint, TransferTrainer, charts
+from hf_sft import L2SP, Pull, RecAdam, StartingPoint, TransferTrainer
 from hf_sft.freezing import FreezePolicy
 from hf_sft.layer_groups import LayerGroups
+from hf_sft.reporting import charts
 
 HEAD = {"classifier.weight", "classifier.bias"}
 RATE, BETAS, EPS = 0.05, (0.9, 0.999), 1e-8

@@ -6,8 +6,9 @@ import pytest
 import tiny
 import tiny_run
 
-from hf_sft import L2SP, LISA, Ball, Recipe, Similarity, TrainLast, TransferTrainer, outcome, run
-from hf_sft.report import Report
+from hf_sft import L2SP, LISA, Ball, Recipe, Similarity, TrainLast, TransferTrainer, run
+from hf_sft.reporting import outcome
+from hf_sft.reporting.report import Report
 
 GROUP = {"name", "parameters", "trainable", "lambda", "learning_rate", "drift", "relative_drift",
          "cosine", "max_drift", "cka", "r2", "phases", "norm"}  # fmt: skip

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hf_sft import charts, report_page
-from hf_sft.report import Report
+from hf_sft.reporting import charts, report_page
+from hf_sft.reporting.report import Report
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from hf_sft import L2SP, Ball, Gradual, LearningRate, TrainLast, TransferTrainer
 from hf_sft.errors import SourceError, UserError
-from hf_sft.loss_scale import count_items
+from hf_sft.training.loss_scale import count_items
 
 TIMING = ("runtime", "per_second", "train_loss", "total_flos")
 HEAD = {"bert": {"classifier.weight", "classifier.bias"}, "resnet": {"timm_model.fc.weight"}}

@@ -10,7 +10,7 @@ from test_lwf import batch
 from hf_sft import Similarity
 from hf_sft.embeddings import Taps, body, embed, pool
 from hf_sft.errors import UserError
-from hf_sft.source_function import SourceOutputs
+from hf_sft.training.source_function import SourceOutputs
 
 
 def loss(now, then):

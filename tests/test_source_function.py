@@ -11,10 +11,11 @@ from test_function_priors import PRIORS, SGD, logged, move_, source_of, train
 from test_lwf import batch
 from transformers import DataCollatorWithPadding
 
-from hf_sft import LwF, Similarity, TransferTrainer, source_function
+from hf_sft import LwF, Similarity, TransferTrainer
 from hf_sft.embeddings import Taps
 from hf_sft.penalties.answers import LABELS
-from hf_sft.source_function import SourceFunction, keys
+from hf_sft.training import source_function
+from hf_sft.training.source_function import SourceFunction, keys
 
 ALL = frozenset({"logits", "embeddings"})
 GENTLE = {**SGD, "learning_rate": 0.01}  # rounding must not grow

@@ -9,8 +9,8 @@ from torch import nn
 
 from hf_sft import L1SP, L2SP, FisherSP, GroupLassoSP, Pull, RecAdam, StartingPoint, TransferTrainer
 from hf_sft.errors import RecipeError, UserError
-from hf_sft.optimizer_setup import optimization
 from hf_sft.penalties.strength import Optimization, from_half_life, from_radius
+from hf_sft.training.optimizer_setup import optimization
 
 HEAD = {"classifier.weight", "classifier.bias"}
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW

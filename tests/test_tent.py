@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_sft.errors import UserError
-from hf_sft.tent import affine_parameters, entropy, mean_entropy, tent_
+from hf_sft.weights.tent import affine_parameters, entropy, mean_entropy, tent_
 
 
 def batches(kind, count=3):

@@ -21,7 +21,6 @@ from transformers import (
 
 from hf_sft import saved
 from hf_sft.errors import DataError, RecipeError
-from hf_sft.loss_scale import count_items
 from hf_sft.recipe import Recipe
 from hf_sft.running import run
 from hf_sft.tasks import TextClassification
@@ -29,6 +28,7 @@ from hf_sft.tasks.class_weights import BalancedLoss
 from hf_sft.tasks.classification_metrics import StreamingClassification
 from hf_sft.tasks.many_labels import StreamingManyLabels
 from hf_sft.tasks.number import StreamingNumbers
+from hf_sft.training.loss_scale import count_items
 
 METHODS = {
     "l2-sp": {"penalty": {"type": "l2-sp", "lambda": 0.01}},

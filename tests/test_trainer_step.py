@@ -15,8 +15,8 @@ from transformers import (
 
 from hf_sft import L2SP, LinearProbe, StartingPoint, TrainLast, TransferTrainer
 from hf_sft.errors import SourceError
-from hf_sft.run_record import recorded_source
 from hf_sft.starting_point import unmarked
+from hf_sft.training.run_record import recorded_source
 
 PENALTY = L2SP(lambda_=0.2, head=0.1)
 HEAD = {"classifier.weight", "classifier.bias"}

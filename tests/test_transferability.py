@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 
 from hf_sft.errors import UserError
-from hf_sft.transferability import h_score, ledoit_wolf, leep, logme, nce
+from hf_sft.ranking.transferability import h_score, ledoit_wolf, leep, logme, nce
 
 
 def problem(n, d, classes, separation, seed=0):

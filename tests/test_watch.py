@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from hf_sft import L2SP, LPFT, Ball, Similarity, TrainLast, TransferTrainer
-from hf_sft.watch import Watch
+from hf_sft.training.watch import Watch
 
 OURS = {"pull_to_gradient", "gradient_drift_cosine"}
 FRESH = ["classifier.weight", "classifier.bias"]

@@ -9,7 +9,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_sft.errors import SourceError, UserError
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.weight_space import copied, greedy_soup, lines, uniform_soup, wise_ft
+from hf_sft.weights.weight_space import copied, greedy_soup, lines, uniform_soup, wise_ft
 
 HEADS = {
     "bert": {"classifier.weight", "classifier.bias"},

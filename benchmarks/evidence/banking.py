@@ -198,7 +198,7 @@ class Banking:
 
 
 def same_geometry(before: torch.Tensor, after: torch.Tensor) -> float:
-    """Spearman of the pairwise cosines of 256 rows spread over all lengths, as hf_sft.drift has."""
+    """Spearman of the pairwise cosines of 256 rows spread over all lengths, as the drift has."""
     chosen = torch.linspace(0, len(before) - 1, PAIRED).long()
     first, second = torch.triu_indices(PAIRED, PAIRED, offset=1)
     cosines = []

@@ -85,7 +85,7 @@ class WeightPrior(Penalty):
     def prepare(self, model: nn.Module, start: StartingPoint, data: Any) -> None:
         """Find out at θ⁰ what the formula needs to know of the data; called before the first step.
 
-        ``data``: a `hf_sft.prior_data.PriorData`.
+        ``data``: a `hf_sft.training.prior_data.PriorData`.
         """
 
     def metric(self, name: str, start: StartingPoint) -> Tensor | None:

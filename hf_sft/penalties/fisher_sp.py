@@ -26,7 +26,7 @@ class FisherSP(Square, WeightPrior):
     found nothing over L2-SP. On split MNIST the exact sum kept 84.9 %, one drawn label 83.8, the
     data's own labels 83.3 (van de Ven, ICLR blog 2025, as quoted).
 
-    ``estimator``: see `hf_sft.fisher.diagonal_fisher`; by default the exact sum where the source
+    ``estimator``: see `hf_sft.diagonal_fisher`; by default the exact sum where the source
     has a head of up to 32 classes, drawn labels above, label-free where it has none. Source data
     are usually not there: F is taken on ``samples`` examples of the train set, drawn with ``seed``.
     ``normalize`` (default) divides F by its mean over the anchored entries, so that λ keeps its

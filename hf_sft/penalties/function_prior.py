@@ -58,7 +58,7 @@ class FunctionPrior(Penalty):
 
         Args:
             model: the model that trains.
-            source: what is known of f_θ⁰ on this batch (`hf_sft.source_function`), or None.
+            source: what is known of f_θ⁰ on this batch (`training.source_function`), or None.
             inputs: the batch as the model took it, labels included.
             seen: what was seen of f_θ in the forward pass just made (`hf_sft.embeddings.Taps`).
         """

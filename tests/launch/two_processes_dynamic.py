@@ -17,16 +17,7 @@ if __name__ == "__main__":
 import tiny
 from launch.two_processes import replicas_differ
 
-from hf_sft import (
-    L2SP,
-    LISA,
-    LPFT,
-    AutoFreeze,
-    AutoRGN,
-    ChainThaw,
-    Gradual,
-    TransferTrainer,
-)
+from hf_sft import L2SP, LISA, LPFT, AutoFreeze, AutoRGN, ChainThaw, Gradual, TransferTrainer
 
 HEAD = {"classifier.weight", "classifier.bias"}
 RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24

@@ -9,7 +9,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from hf_sft import report_page
+from hf_sft.reporting import report_page
 
 INK, RULE, WAY, MARK = "#010101", "#020202", "#01010f", "#02020f"  # stand for the page's colours
 ON_PAGE = {INK: "currentColor", RULE: "var(--rule)", WAY: "var(--way)", MARK: "var(--mark)"}
@@ -35,7 +35,7 @@ STYLE = {
 def render(record: dict[str, Any]) -> str:
     """The page; it needs no other file, and names no path of this machine."""
     made = record["blend"]
-    folder = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    folder = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
     page = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.undefined = jinja2.StrictUndefined
     page.filters.update(number=report_page.number, words=lambda key: str(key).replace("_", " "))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_sft.moved_rows import MovedRows
 from hf_sft.penalties import FunctionPrior, Penalty, StepRule, WeightPrior
 from hf_sft.penalties.strength import Optimization
 from hf_sft.starting_point import StartingPoint
+from hf_sft.training.moved_rows import MovedRows
 
 
 class Pull:

@@ -13,14 +13,16 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hf_sft import derived, drift, saved
+from hf_sft import saved
 from hf_sft.errors import DataError, SourceError
-from hf_sft.held_out import HeldOut, load_rows
 from hf_sft.models import LoadedModel, load_model
-from hf_sft.norm_statistics import reestimate_statistics_, statistical_norms
 from hf_sft.recipe import Recipe
+from hf_sft.reporting import drift
 from hf_sft.starting_point import StartingPoint
-from hf_sft.weight_space import copied
+from hf_sft.weights import derived
+from hf_sft.weights.held_out import HeldOut, load_rows
+from hf_sft.weights.norm_statistics import reestimate_statistics_, statistical_norms
+from hf_sft.weights.weight_space import copied
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from hf_sft import card, model_folder, output_folder, report_page
+from hf_sft import model_folder, output_folder
 from hf_sft.errors import RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump
+from hf_sft.reporting import card, report_page
 
 KINDS = ("blend", "soup", "adapt")
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from hf_sft.embeddings import Taps
 from hf_sft.errors import UserError
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.loss_scale import collator, undisturbed
-from hf_sft.pull import Pull
-from hf_sft.source_function import SourceFunction, SourceOutputs, keys
+from hf_sft.training.loss_scale import collator, undisturbed
+from hf_sft.training.pull import Pull
+from hf_sft.training.source_function import SourceFunction, SourceOutputs, keys
 
 log = logging.getLogger(__name__)
 BATCH = 32  # examples at a time when the source's outputs are computed beforehand

@@ -11,9 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
-from hf_sft import report_page as page
-from hf_sft.report import Report
-from hf_sft.usage import is_timm, usage
+from hf_sft.reporting import report_page as page
+from hf_sft.reporting.report import Report
+from hf_sft.reporting.usage import is_timm, usage
 
 SCORES = ("precision", "recall", "f1")
 METRICS = {  # ours -> the Hub's name, and the metric's arguments

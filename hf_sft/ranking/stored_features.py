@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hf_sft.features import Features
+from hf_sft.ranking.features import Features
 
 log = logging.getLogger(__name__)
 

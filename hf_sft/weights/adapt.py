@@ -7,11 +7,12 @@ from typing import Any
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from hf_sft import derived, saved
+from hf_sft import saved
 from hf_sft.errors import DataError, UserError
-from hf_sft.norm_statistics import reestimate_statistics_, statistical_norms
-from hf_sft.origin import mixed_batches
-from hf_sft.tent import affine_parameters, mean_entropy, tent_
+from hf_sft.weights import derived
+from hf_sft.weights.norm_statistics import reestimate_statistics_, statistical_norms
+from hf_sft.weights.origin import mixed_batches
+from hf_sft.weights.tent import affine_parameters, mean_entropy, tent_
 
 METHODS = ("statistics", "tent")
 

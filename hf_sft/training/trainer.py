@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainer, Trainer
 
-from hf_sft import prior_data
-from hf_sft.completed import chosen, is_last, take_up
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.loss_scale import Counts, count_step, divisor, honours_item_count, shares_of_step
-from hf_sft.optimizer_setup import divide_, expect_unused, refuse_sharding, settle_strengths
 from hf_sft.penalties.penalty import Penalty
-from hf_sft.plan_follower import PlanFollower
-from hf_sft.pull import Pull
-from hf_sft.rates import LearningRate
-from hf_sft.run_record import RunRecord
-from hf_sft.running_loss import RunningLoss
-from hf_sft.source_pass import SourcePass
 from hf_sft.starting_point import StartingPoint, unmarked
-from hf_sft.trainer_memory import Memory
-from hf_sft.watch import Watch
+from hf_sft.training import loss_scale, optimizer_setup, prior_data
+from hf_sft.training.completed import chosen, is_last, take_up
+from hf_sft.training.plan_follower import PlanFollower
+from hf_sft.training.pull import Pull
+from hf_sft.training.rates import LearningRate
+from hf_sft.training.run_record import RunRecord
+from hf_sft.training.running_loss import RunningLoss
+from hf_sft.training.source_pass import SourcePass
+from hf_sft.training.trainer_memory import Memory
+from hf_sft.training.watch import Watch
 
 log = logging.getLogger(__name__)
 Checkpoint = str | PathLike | bool | None
@@ -71,8 +69,8 @@ class TransferMixin:
         penalties = (penalty,) if isinstance(penalty, Penalty) else tuple(penalty or ())
         self.freeze = freeze or TrainAll()
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            refuse_sharding(penalties, self.freeze)
-        expect_unused(self)
+            optimizer_setup.refuse_sharding(penalties, self.freeze)
+        optimizer_setup.expect_unused(self)
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         fresh = unmarked(self.model) if fresh is None else fresh
@@ -82,10 +80,10 @@ class TransferMixin:
             self.model, fresh, self.follower.ever_trains, self.layer_groups, rows
         )
         self.pull = Pull(penalties, self.model, self.starting_point, lambda: self.progress)
-        settle_strengths(self)
+        optimizer_setup.settle_strengths(self)
         self.source_pass = SourcePass(self.pull, self.model, self.layer_groups, source)
         self.source, self.rescales_loss = source, False
-        self.items_in_step: Counts | None = None
+        self.items_in_step: loss_scale.Counts | None = None
         self.running_loss = RunningLoss()
         self.learning_rates = tuple(learning_rates)
         self.memory, self.watch = Memory(self), Watch(self)
@@ -98,7 +96,7 @@ class TransferMixin:
     @cached_property
     def honours_items(self) -> bool:
         """Whether the loss uses ``num_items_in_batch``; found out once, by trying."""
-        return honours_item_count(self, super().compute_loss)
+        return loss_scale.honours_item_count(self, super().compute_loss)
 
     @property
     def progress(self) -> float:
@@ -167,7 +165,7 @@ class TransferMixin:
         for name in self.follower.trainable & set(parameters):
             parameters[name].requires_grad_(True)
         optimizer = super().create_optimizer(*(() if model is None else (model,)))
-        divide_(optimizer, inner, self.learning_rates, self.follower, self.pull)
+        optimizer_setup.divide_(optimizer, inner, self.learning_rates, self.follower, self.pull)
         # DDP wraps after this: everything that will ever train must require a gradient then.
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in self.ever_trains)
@@ -190,14 +188,14 @@ class TransferMixin:
         batches, items = super().get_batch_samples(*args, **kwargs)
         parts = len(batches) * self.args.world_size
         weighs = self.rescales_loss or self.source_pass.priors
-        self.items_in_step = count_step(self, batches) if weighs and parts > 1 else None
+        self.items_in_step = loss_scale.count_step(self, batches) if weighs and parts > 1 else None
         return batches, items
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None):
         """As Trainer's; once per optimizer step, the pull is added to the reduced gradients."""
         self.follow_plan()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        loss = self.running_loss.add(loss, divisor(self, num_items_in_batch))
+        loss = self.running_loss.add(loss, loss_scale.divisor(self, num_items_in_batch))
         if self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler
             scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
@@ -223,7 +221,7 @@ class TransferMixin:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         self.follower.hold()  # Trainer has just called model.train()
         batch = dict(inputs)  # a label smoother takes the labels out
-        shares = shares_of_step(self, batch, kwargs.get("num_items_in_batch"))
+        shares = loss_scale.shares_of_step(self, batch, kwargs.get("num_items_in_batch"))
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if self.rescales_loss and shares["item"] != 1.0:
             loss = loss * shares["item"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from hf_sft.errors import RecipeError
-from hf_sft.loss_scale import probe_batch, undisturbed
+from hf_sft.training.loss_scale import probe_batch, undisturbed
 
 
 @torch.no_grad()

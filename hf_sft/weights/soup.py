@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_sft import derived, saved
+from hf_sft import saved
 from hf_sft.errors import SourceError, UserError
-from hf_sft.origin import Origin
 from hf_sft.table import table
-from hf_sft.weight_space import Tasting, copied, greedy_soup, uniform_soup
+from hf_sft.weights import derived
+from hf_sft.weights.origin import Origin
+from hf_sft.weights.weight_space import Tasting, copied, greedy_soup, uniform_soup
 
 METHODS = ("uniform", "greedy")
 

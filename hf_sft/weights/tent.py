@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hf_sft.errors import UserError
 from hf_sft.layer_blocks import is_norm
-from hf_sft.norm_statistics import inputs_of, normalising_by_batch, statistical_norms
+from hf_sft.weights.norm_statistics import inputs_of, normalising_by_batch, statistical_norms
 
 
 def tent_(

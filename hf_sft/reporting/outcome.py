@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from hf_sft import drift, plan
+from hf_sft import plan
 from hf_sft.errors import UserError
 from hf_sft.recipe import Recipe
+from hf_sft.reporting import drift
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 
 from hf_sft.errors import UserError, listing
 from hf_sft.freezing.base import Moment
-from hf_sft.rates import keep_ratios_
-from hf_sft.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
-from hf_sft.running_loss import RunningLoss, diverged
+from hf_sft.training.rates import keep_ratios_
+from hf_sft.training.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
+from hf_sft.training.running_loss import RunningLoss, diverged
 
 
 class Memory(TrainerCallback):

@@ -8,10 +8,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_sft import geometry
 from hf_sft.layer_groups import LayerGroup, LayerGroups
 from hf_sft.penalties.answers import counted, divergence, logits_of, without_labels
 from hf_sft.penalties.similarity import cosines
+from hf_sft.reporting import geometry
 
 EXAMPLES = 256
 POSITIONS = 4096  # of a model that answers at each of them: words, pixels

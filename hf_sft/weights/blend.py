@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_sft import blend_page, derived
 from hf_sft.errors import UserError
-from hf_sft.origin import Origin
 from hf_sft.table import table
-from hf_sft.weight_space import lines, wise_ft
+from hf_sft.weights import blend_page, derived
+from hf_sft.weights.origin import Origin
+from hf_sft.weights.weight_space import lines, wise_ft
 
 METHODS = ("wise-ft", "lines")
 STATISTICS = ("measured", "interpolated")

@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_sft import stored_features
 from hf_sft.errors import RecipeError, SourceError, UserError, listing
-from hf_sft.features import Features, extract, identity
 from hf_sft.models import LoadedModel, ModelSource, load_model
+from hf_sft.ranking import stored_features
+from hf_sft.ranking.features import Features, extract, identity
+from hf_sft.ranking.transferability import h_score, leep, logme, nce
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import apply_override
 from hf_sft.running import load_data
 from hf_sft.table import table
-from hf_sft.transferability import h_score, leep, logme, nce
 
 SCORES = {"logme": "LogME", "h_score": "H-score", "leep": "LEEP", "nce": "NCE"}
 OVERRIDE = re.compile(r"^\w+(\.\w+)*=")

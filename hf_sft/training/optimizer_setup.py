@@ -10,9 +10,9 @@ from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.penalties import Penalty
 from hf_sft.penalties.strength import Optimization
-from hf_sft.plan_follower import PlanFollower
-from hf_sft.pull import Pull
-from hf_sft.rates import LearningRate, StepFactors, multipliers, regroup_
+from hf_sft.training.plan_follower import PlanFollower
+from hf_sft.training.pull import Pull
+from hf_sft.training.rates import LearningRate, StepFactors, multipliers, regroup_
 
 
 def divide_(

@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hf_sft import charts
 from hf_sft.recipe_text import dump
-from hf_sft.report import Report
+from hf_sft.reporting import charts
+from hf_sft.reporting.report import Report
 
 MOST_CLASSES = 40  # above that a confusion matrix is no longer readable, and its pairs are listed
 MOST_NAMES = 20
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
     """The page; the same report always gives the same bytes, and no path of this machine."""
     data = shareable_report(report).data
     split = main_split(data)
-    folder = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    folder = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
     page = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.undefined = jinja2.StrictUndefined
     page.filters.update(

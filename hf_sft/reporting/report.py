@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hf_sft import outcome
 from hf_sft.recipe import Recipe
+from hf_sft.reporting import outcome
 from hf_sft.table import table
 
 PACKAGES = ("hf-sft", "torch", "transformers", "accelerate", "datasets", "evaluate", "timm")

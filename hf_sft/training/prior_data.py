@@ -12,13 +12,13 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from hf_sft.errors import RecipeError, UserError, listing
-from hf_sft.fisher import Estimator, diagonal_fisher, log_probabilities
-from hf_sft.fisher_cache import cached
-from hf_sft.loss_scale import collator, undisturbed
 from hf_sft.penalties import WeightPrior
 from hf_sft.penalties.answers import without_labels
-from hf_sft.source_function import keys
 from hf_sft.starting_point import StartingPoint
+from hf_sft.training.fisher import Estimator, diagonal_fisher, log_probabilities
+from hf_sft.training.fisher_cache import cached
+from hf_sft.training.loss_scale import collator, undisturbed
+from hf_sft.training.source_function import keys
 
 log = logging.getLogger(__name__)
 MOST_CLASSES = 32  # up to which every label is summed over where nobody says how
