@@ -11,7 +11,7 @@ ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
 errors table
 transferability
-component resources recipe_text problems
+component resources recipe_text problems draws
 layer_blocks
 layer_order
 layer_groups
@@ -22,11 +22,11 @@ penalties freezing
 rates moved_rows
 source_function plan_follower pull features geometry
 stored_features
-loss_scale run_record running_loss optimizer_setup watch fisher fisher_cache
+loss_scale run_record running_loss tell_epoch optimizer_setup watch fisher fisher_cache
 rehearsal prior_data completed
 source_pass trainer_memory
 trainer
-table_files
+table_files images
 squad_files
 loaders tasks
 pretrained
