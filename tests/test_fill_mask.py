@@ -76,8 +76,12 @@ def test_masks_of_training_change_and_those_of_evaluation_do_not(processor):
     task = FillMask(mask_probability=0.5)
     encoded = task.encode(rows(*TEXTS), processor, None)
     collate, few = task.collator(processor), list(encoded)
-    first, second = collate(few), collate(few)
-    assert not torch.equal(first["labels"], second["labels"])
+    first, again = collate(few), collate(few)
+    assert torch.equal(first["labels"], again["labels"])
+    assert torch.equal(first["input_ids"][3:5, :4], collate(few[3:5])["input_ids"])  # the row's own
+    for seed, epoch in ((0, 1), (1, 0)):
+        collate.draws.begin(seed, epoch)
+        assert not torch.equal(first["labels"], collate(few)["labels"])
     still = task.held_still(encoded, processor)
     assert still["input_ids"][:] == task.held_still(encoded, processor)["input_ids"][:]
     other = FillMask(mask_probability=0.5, mask_seed=1).held_still(encoded, processor)

@@ -14,7 +14,7 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import padded
 from hf_sft.tasks.language_metrics import SCALARS, StreamingLanguage, token_sums
-from hf_sft.tasks.masking import MaskingCollator, settled, special_tokens
+from hf_sft.tasks.masking import ROW, MaskingCollator, settled, special_tokens
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
@@ -26,10 +26,11 @@ class FillMask(Task):
     """Texts -> tokens of which ``mask_probability`` are hidden and to be found again.
 
     loss = Σ_m −log p(x_m | the rest) / M over the M hidden tokens; perplexity is its exponential.
-    In training they are drawn anew at every step; in evaluation once, from each row's own tokens
-    and ``mask_seed``, so that numbers repeat. ``group``: blocks of ``max_length`` tokens (default:
-    the model's limit) are cut from all texts, one after the other with the separator token between
-    them; otherwise every text is an example of its own, cut at ``max_length``, which is told.
+    In training they are drawn for every row and epoch, from the training's seed; in evaluation
+    once, from each row's own tokens and ``mask_seed``, so that numbers repeat. ``group``: blocks of
+    ``max_length`` tokens (default: the model's limit) are cut from all texts, one after the other
+    with the separator token between them; otherwise every text is an example of its own, cut at
+    ``max_length``, which is told.
 
     ``top_k``: how many words `predict` gives for each mask token.
     """
@@ -94,7 +95,7 @@ class FillMask(Task):
         ]
         if not kept:
             raise DataError(f"task.text: no row of {self.text!r} has a word that could be hidden.")
-        return found.select(kept)
+        return found.select(kept).add_column(ROW, range(len(kept)))
 
     def _limit(self, processor: Any) -> int | None:
         limit = min(self.max_length or NO_LIMIT, processor.model_max_length)

@@ -21,6 +21,7 @@ from hf_sft.training.rates import LearningRate
 from hf_sft.training.run_record import RunRecord
 from hf_sft.training.running_loss import RunningLoss
 from hf_sft.training.source_pass import SourcePass
+from hf_sft.training.tell_epoch import TellEpoch
 from hf_sft.training.trainer_memory import Memory
 from hf_sft.training.watch import Watch
 
@@ -89,6 +90,7 @@ class TransferMixin:
         self.memory, self.watch = Memory(self), Watch(self)
         self.add_callback(RunRecord(self.starting_point.fingerprint))
         self.add_callback(self.memory)
+        self.add_callback(TellEpoch(self))
         self.follow_plan()
 
     # ---- what is known ----
