@@ -151,7 +151,7 @@ def build_trainer(
         recipe,
         model=loaded.model,
         args=args,
-        train_dataset=encoded["train"],
+        train_dataset=task.for_training(encoded["train"], processor),
         eval_dataset=None if args.eval_strategy == "no" else encoded[watched],
         # timm keeps its preprocessing in config.json; saving its processor would only warn.
         processing_class=None if timm else processor,

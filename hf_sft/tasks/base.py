@@ -94,6 +94,10 @@ class Task(Component):
         data, whose encoded rows come in order.
         """
 
+    def for_training(self, rows: Dataset, processor: Any) -> Any:
+        """Encoded rows of train as the trainer takes them: with what is drawn at random."""
+        return rows
+
     def held_still(self, rows: Dataset, processor: Any) -> Dataset:
         """Encoded rows of a split that is evaluated, without what the collator draws at random."""
         return rows
