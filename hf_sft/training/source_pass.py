@@ -139,9 +139,11 @@ class SourcePass:
         rows = trainer.train_dataset
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or not recurs(trainer):
             return 0
+        if any(getattr(part, "draws", None) for part in (rows, trainer.data_collator)):
+            return 0  # drawn anew in every epoch
         collate, few = collator(trainer), range(min(8, len(rows)))
         if keys(collate([rows[i] for i in few])) != keys(collate([rows[i] for i in few])):
-            return 0  # augmented anew each time
+            return 0  # drawn anew each time
         return self.function.remember(self._batches(trainer, rows), len(rows))
 
     def _batches(self, trainer: Any, rows: Any) -> Iterator[dict]:
