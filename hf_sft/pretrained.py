@@ -41,19 +41,17 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
     Raises:
         SourceError: nothing there, quantised weights, remote code, or an unknown setting.
     """
-    auto = getattr(transformers, task.auto_class)
-
     def original() -> tuple[Any, bool]:
         own = _config(source, place)
         if not names:  # the head's form is the task's, whatever the source was for
             task.configure(own, names)
-        model, info = _load(auto, source, place, own)
+        model, info = _load(task.auto_model(own), source, place, own)
         return model, not info["missing_keys"]
 
     config = _config(source, place)
     known = [label for _, label in sorted((config.id2label or {}).items())]
     task.configure(config, names)
-    model, info = _load(auto, source, place, config)
+    model, info = _load(task.auto_model(config), source, place, config)
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
     fresh = {*info["missing_keys"], *mismatched}
     left_over = sorted(info["unexpected_keys"])

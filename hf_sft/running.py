@@ -158,7 +158,7 @@ def build_trainer(
         data_collator=task.collator(processor),
         compute_metrics=task.metrics(task.names(data), processor, data[watched]),
         compute_loss_func=task.training_loss(data["train"], args.label_smoothing_factor),
-        preprocess_logits_for_metrics=task.summary,
+        preprocess_logits_for_metrics=task.summarizer(processor),
         penalty=recipe.penalty,
         freeze=recipe.freeze,
         learning_rates=recipe.learning_rates,

@@ -40,7 +40,8 @@ def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     recipe = output_folder.recorded_recipe(run, opens)
     folder = run / output_folder.MODEL
     try:
-        model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder)
+        auto = recipe.task.auto_model(transformers.AutoConfig.from_pretrained(folder))
+        model = auto.from_pretrained(folder)
         processor = getattr(transformers, recipe.task.auto_processor).from_pretrained(folder)
     except Exception as error:  # bad json, torn tensors: a dozen unrelated types
         raise SourceError(f"'{folder}' cannot be loaded: {error}. Train it anew.") from error
@@ -104,7 +105,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
             args=args,
             data_collator=task.collator(processor),
             compute_metrics=task.metrics(task.trained_names(model.config), processor, rows),
-            preprocess_logits_for_metrics=task.summary,
+            preprocess_logits_for_metrics=task.summarizer(processor),
         )
         if quiet:  # in place of the bar, Trainer would print every result
             trainer.remove_callback(transformers.PrinterCallback)

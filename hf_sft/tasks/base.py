@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import transformers
 from datasets import Dataset, DatasetDict
 
 from hf_sft.component import Component
@@ -14,7 +15,8 @@ from hf_sft.errors import DataError, listing, nearest
 class Task(Component):
     """The ``task`` block; ``type`` is the pipeline tag of the Hub.
 
-    ``auto_class`` and ``auto_processor`` are names in ``transformers``, resolved when used.
+    ``auto_class`` and ``auto_processor`` are names in ``transformers``, resolved when used; where
+    the Auto class depends on the model, `auto_model` chooses it.
 
     Attributes:
         metric_names: the scalars that ``metrics`` logs beside the loss.
@@ -35,6 +37,14 @@ class Task(Component):
     writes: ClassVar[bool] = False
     in_order: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
+
+    def auto_model(self, config: Any) -> Any:
+        """The Auto class that ``from_pretrained`` and ``from_config`` of this configuration need.
+
+        Raises:
+            SourceError: a model of this kind cannot do the task.
+        """
+        return getattr(transformers, self.auto_class)
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
@@ -110,6 +120,10 @@ class Task(Component):
         """What of a batch's logits the metrics need, on the device (Trainer's
         ``preprocess_logits_for_metrics``); the logits themselves unless they are too many."""
         return logits
+
+    def summarizer(self, processor: Any) -> Callable:
+        """`summary`, for a task whose summary takes the processor."""
+        return self.summary
 
     @abstractmethod
     def read_inputs(self, path: Path) -> Dataset:
