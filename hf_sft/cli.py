@@ -75,7 +75,9 @@ def _about_runs(command) -> None:
         sub.add_argument("run", type=Path, help="the output folder of a run")
     predict.add_argument("input", type=Path, help="text lines, a table, an image or a folder")
     predict.add_argument(
-        "--output", type=Path, help=".csv or .jsonl (default: csv to the terminal)"
+        "--output",
+        type=Path,
+        help=".csv or .jsonl (default: csv to the terminal), or a folder for pictures as well",
     )
     predict.add_argument("--batch-size", type=count, default=32)
     push.add_argument("repo", help="user/name on the Hub")

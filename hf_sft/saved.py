@@ -1,16 +1,12 @@
 """What can be done with a finished run: evaluate its model again, label new inputs."""
 
-import csv
-import itertools
-import json
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import transformers
@@ -19,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from hf_sft import output_folder
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, SourceError, listing
+from hf_sft.prediction_files import whole_file, whole_folder, write_csv, write_jsonl
 from hf_sft.recipe import Recipe
 from hf_sft.reporting.outcome import plain_metrics
 from hf_sft.running import load_data
@@ -27,6 +24,7 @@ from hf_sft.training_arguments import of_task
 
 log = logging.getLogger(__name__)
 
+TABLE = "predictions.csv"  # of a folder of predictions
 AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
 
 
@@ -114,75 +112,44 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
 
 
 def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> None:
-    """Label every input; csv or jsonl to ``output``, or csv to the terminal.
+    """Label every input: csv or jsonl to ``output``, csv to the terminal, or a folder of pictures.
 
     Raises:
-        DataError: nothing readable at ``given``, or no csv or jsonl can be written to ``output``.
+        DataError: nothing readable at ``given``, or ``output`` is of no kind that can be written.
     """
-    if output is not None and output.suffix not in (".csv", ".jsonl"):
+    draws = output is not None and not output.suffix and output_folder.recorded_recipe(run, [])
+    if output is not None and output.suffix not in (".csv", ".jsonl", ""):
         raise DataError(f"--output: '{output}' should end in .csv or .jsonl.")
+    if draws and not draws.task.draws:
+        raise DataError(
+            f"--output: '{output}' should end in .csv or .jsonl; {draws.task.type} draws nothing "
+            "that would need a folder."
+        )
     if not os.path.exists(given):
         raise DataError(f"'{given}' does not exist; give a file or a folder.")
     if output is None:
-        _write_csv(sys.stdout, *_labelled(run, given, batch_size))
+        write_csv(sys.stdout, *_labelled(run, given, batch_size))
         return
-    with _whole(output) as file:  # before the model is loaded, which may take minutes
-        write = _write_csv if output.suffix == ".csv" else _write_jsonl
-        write(file, *_labelled(run, given, batch_size))
+    if draws:
+        with whole_folder(output) as folder, whole_file(folder / TABLE) as file:
+            write_csv(file, *_labelled(run, given, batch_size, folder))
+    else:
+        with whole_file(output) as file:  # before the model is loaded, which may take minutes
+            write = write_csv if output.suffix == ".csv" else write_jsonl
+            write(file, *_labelled(run, given, batch_size))
     print(f"{output}: written.")  # noqa: T201
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when it is whole; nothing is left, or replaced, when it is not.
-
-    Raises:
-        DataError: nothing can be written there.
-    """
-    target = Path(os.path.realpath(path))  # a link stays a link, as in plain writing
-    partial = target.with_name(target.name + ".partial")
-    if os.path.isdir(target) or (os.path.exists(target) and not os.access(target, os.W_OK)):
-        raise DataError(f"--output: '{path}' is a folder, or protected. Name another file.")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(partial, target)
-    except BaseException as error:  # Ctrl-C as well
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise DataError(
-                f"--output: '{path}' cannot be written: {error}. Name a file in a folder that "
-                "exists and can be written to."
-            ) from error
-        raise
-
-
-def _labelled(run: Path, given: Path, batch_size: int) -> tuple[dict, Iterator[dict]]:
+def _labelled(
+    run: Path, given: Path, size: int, folder: Path | None = None
+) -> tuple[dict, Iterator[dict]]:
     """The first record and those after it: what is wrong with the input is told by the first."""
     recipe, model, processor = load(run)
-    records = recipe.task.predict(recipe.task.read_inputs(given), model, processor, batch_size)
+    task = recipe.task
+    rows = task.read_inputs(given)
+    records = (
+        task.predict(rows, model, processor, size)
+        if folder is None
+        else task.draw(rows, model, processor, size, folder)
+    )
     return next(records), records
-
-
-def _write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
-    flat = _flat(first)
-    writer = csv.DictWriter(file, flat)
-    writer.writeheader()
-    writer.writerow(flat)
-    writer.writerows(_flat(record) for record in records)
-
-
-def _write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:
-    for record in itertools.chain([first], records):
-        file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
-
-
-def _flat(record: dict) -> dict:
-    """A record as cells: the probabilities one by one, what else is nested as json."""
-    inner = record.pop("probabilities", {})
-    cells = {
-        key: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-        for key, value in record.items()
-    }
-    return {**cells, **{f"p({name})": value for name, value in inner.items()}}

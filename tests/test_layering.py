@@ -19,7 +19,7 @@ starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
 penalties freezing
-rates moved_rows
+rates moved_rows alike_lengths
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss tell_epoch optimizer_setup watch fisher fisher_cache
@@ -34,7 +34,7 @@ weight_files
 models training_keys
 anchor
 recipe
-drift model_folder output_folder outlook processes data_identity charts
+drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan
 outcome
 report

@@ -37,6 +37,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         "model": {"library": "timm" if timm else "transformers"},
         "data": {"hub_id": hub_id(recipe)},
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
+        "cut_texts": prepared.cut_texts,
         "recipe": recipe.raw,
     }
 
@@ -53,20 +54,21 @@ def hub_id(recipe: Recipe) -> str | None:
     return None
 
 
-def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Plain metric names per split, and the tables that are no scalars."""
-    trainer = prepared.trainer
-    metrics, tables = {"train": {"loss": train_loss(trainer)}}, {}
+def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict], dict[str, dict]]:
+    """Plain metric names per split, the tables that are no scalars, and the pictures."""
+    trainer, processor = prepared.trainer, prepared.loaded.processor
+    metrics, tables, pictures = {"train": {"loss": train_loss(trainer)}}, {}, {}
     for split in ("validation", "test"):
         if split not in prepared.encoded:
             continue
         rows = prepared.data[split]
-        trainer.compute_metrics = task.metrics(prepared.names, prepared.loaded.processor, rows)
+        trainer.compute_metrics = task.metrics(prepared.names, processor, rows)
         found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
         metrics[split] = plain_metrics(found, split)
-        more = task.examples(trainer.model, prepared.loaded.processor, rows)
+        more = task.examples(trainer.model, processor, rows)
         tables[split] = {**trainer.compute_metrics.tables, **more}
-    return metrics, tables
+        pictures[split] = task.pictures(trainer.compute_metrics, trainer.model, processor, rows)
+    return metrics, tables, pictures
 
 
 def train_loss(trainer: Any) -> float:

@@ -28,13 +28,14 @@ class Report:
     def of(cls, recipe: Recipe, prepared: Any, started: float) -> "Report":
         """Evaluate, audit and measure a trained run; a collective on all processes."""
         trainer = prepared.trainer
-        metrics, tables = outcome.evaluate(recipe.task, prepared)
+        metrics, tables, pictures = outcome.evaluate(recipe.task, prepared)
         retention, geometry = outcome.kept(prepared)
         data = {
             "schema": 1,
             **outcome.asked(recipe, prepared),
             "metrics": metrics,
             "tables": tables,
+            "pictures": pictures,
             "groups": outcome.groups(trainer, geometry["layers"]),
             "penalty": outcome.pulled(trainer),
             "freeze": outcome.frozen(trainer),

@@ -46,6 +46,7 @@ def render(report: Report) -> str:
         data=data,
         split=split,
         tables=data["tables"].get(split, {}),
+        pictures=data.get("pictures", {}).get(split, {}),
         title=f"{source_name(data)} on {dataset_name(data['recipe'])}",
         pull=pull(data),
         policy=policy(data),

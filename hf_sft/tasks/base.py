@@ -25,6 +25,9 @@ class Task(Component):
         lower_is_better: those of the others that are better when lower.
         writes: evaluation writes text: Seq2SeqTransferTrainer, ``predict_with_generate``.
         in_order: its metrics count on evaluated rows in the data's order.
+        unequal: its rows have lengths of their own, and a batch is padded to its longest: rows of
+            like lengths are trained together, unless the recipe says otherwise.
+        draws: its predictions are pictures too: ``hf-sft predict --output FOLDER``.
         label_names: the batch's keys that hold labels; None lets Trainer find out.
     """
 
@@ -36,6 +39,8 @@ class Task(Component):
     metric_names: ClassVar[tuple[str, ...]]
     writes: ClassVar[bool] = False
     in_order: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
+    unequal: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
 
     def auto_model(self, config: Any) -> Any:
@@ -116,6 +121,16 @@ class Task(Component):
         """More ``tables`` of an evaluated split, which take the model itself."""
         return {}
 
+    def pictures(
+        self, metrics: Any, model: Any, processor: Any, rows: Dataset
+    ) -> dict[str, list[dict]]:
+        """Pictures of an evaluated split for the report: title -> {caption, image} each.
+
+        ``image``: a data URI (`pictures.picture` makes one); few and small, as the report and its
+        page hold them. ``metrics``: what `metrics` gave, after the last batch.
+        """
+        return {}
+
     def summary(self, logits: Any, labels: Any) -> Any:
         """What of a batch's logits the metrics need, on the device (Trainer's
         ``preprocess_logits_for_metrics``); the logits themselves unless they are too many."""
@@ -136,6 +151,16 @@ class Task(Component):
     @abstractmethod
     def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
         """One readable record per row, or per thing found, from batches of ``size`` rows."""
+
+    def draw(
+        self, rows: Dataset, model: Any, processor: Any, size: int, folder: Path
+    ) -> Iterator[dict]:
+        """`predict`'s records, while pictures of them and the field's own format are written.
+
+        ``folder``: empty; ``predictions.csv`` in it is written from the records. Only where the
+        task ``draws``.
+        """
+        raise NotImplementedError
 
     def missing_columns(self, split: str, found: list[str]) -> list[str]:
         """One problem for each column that the recipe names and the split does not have."""
