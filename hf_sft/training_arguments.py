@@ -22,7 +22,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     Raises:
         RecipeError: TrainingArguments refuses the combination, or the task does.
     """
-    _refuse_sorted(recipe)
     watching = {
         "eval_strategy": "epoch",
         "metric_for_best_model": recipe.task.selection_metric,
@@ -38,12 +37,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "resume_from_checkpoint": None,
         **of_task(recipe.task),
     }
+    alike = {"train_sampling_strategy": "group_by_length"} if recipe.task.unequal else {}
     chosen = watching if "score" in recipe.freeze.watches else {}
     chosen = selection if recipe.keeps_best else chosen
     if chosen and (metric := recipe.training.get("metric_for_best_model")):
         chosen = {**chosen, "greater_is_better": _rises(recipe.task, metric)}
     kind = Seq2SeqTrainingArguments if recipe.task.writes else TrainingArguments
-    settings = {**DEFAULTS, **chosen, **recipe.training, **needed}
+    settings = {**DEFAULTS, **alike, **chosen, **recipe.training, **needed}
     try:
         args = kind(**settings)
     except (ValueError, ImportError) as error:
@@ -51,16 +51,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False
     return args
-
-
-def _refuse_sorted(recipe: Recipe) -> None:
-    """Where rows are scored in the data's order, Trainer must not sort those of both splits."""
-    if recipe.task.in_order and recipe.training.get("train_sampling_strategy") == "group_by_length":
-        raise RecipeError(
-            f"{recipe.path.name}: training.train_sampling_strategy: 'group_by_length' sorts the "
-            f"rows that are evaluated as well, and {recipe.task.type} needs them in order. Leave "
-            "it out."
-        )
 
 
 def _rises(task: Any, metric: str) -> bool:

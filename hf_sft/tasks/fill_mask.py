@@ -39,6 +39,7 @@ class FillMask(Task):
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     selection_metric: ClassVar[str] = "perplexity"
+    unequal: ClassVar[bool] = True
     greater_is_better: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
     label_names: ClassVar[list[str]] = ["labels"]

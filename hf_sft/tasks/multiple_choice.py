@@ -32,6 +32,7 @@ class MultipleChoice(Task):
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     selection_metric: ClassVar[str] = "accuracy"
+    unequal: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     context: str = "sent1"
     question: str | None = "sent2"

@@ -34,6 +34,7 @@ class QuestionAnswering(Task):
     type: Literal["question-answering"] = "question-answering"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     auto_processor: ClassVar[str] = "AutoTokenizer"
+    unequal: ClassVar[bool] = True
     selection_metric: ClassVar[str] = "f1"
     metric_names: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
     in_order: ClassVar[bool] = True

@@ -33,6 +33,7 @@ class Seq2Seq(Task):
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     writes: ClassVar[bool] = True
+    unequal: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
     label_names: ClassVar[list[str]] = ["labels"]
     written: ClassVar[str]  # what a prediction's text is called

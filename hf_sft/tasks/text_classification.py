@@ -52,6 +52,7 @@ class TextClassification(Classification):
         several = not isinstance(self.label, str)
         if several and self.problem != "multi-label":
             raise ValueError("label: one column is wanted; several are for problem: multi-label")
+    unequal: ClassVar[bool] = True
         if several and (len(set(self.label)) < 2 or len(set(self.label)) < len(self.label)):
             raise ValueError(f"label: two or more different columns are wanted, found {self.label}")
         return self

@@ -69,6 +69,10 @@ class TextGeneration(Task):
         return self
 
     def columns(self) -> dict[str, str]:
+    @property
+    def unequal(self) -> bool:
+        return not self.packing
+
         names = ("prompt", "completion", "messages", "text")
         return {f"task.{n}": getattr(self, n) for n in names if getattr(self, n) is not None}
 

@@ -41,6 +41,7 @@ class TokenClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     selection_metric: ClassVar[str] = "f1"
+    unequal: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
     tokens: str = "tokens"
     tags: str = "tags"

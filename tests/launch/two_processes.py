@@ -14,6 +14,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
+from accelerate import Accelerator
+from transformers import TrainerCallback
 
 from hf_sft import (
     DELTA,
@@ -52,7 +54,10 @@ CASES = {  # name: (model and data, policy, accumulation)
     "group-lasso": ("bert", None, 2),
     "recadam": ("bert", None, 2),
     "drawing": ("bert", None, 2),
+    "alike-lengths": ("bert-tokens", None, 2),
+    "alike-lengths-resumed": ("bert-tokens", None, 2),
 }
+RESUMED = {"alike-lengths-resumed": 4}  # of two processes: stopped inside the second epoch
 
 PENALTIES = {  # of the other cases: L2SP
     "lwf": LwF(weight=3.0),
@@ -89,7 +94,7 @@ def train(case, folder, processes):
         gradient_accumulation_steps=accumulation,
         # Trainer averages the means of each process's batches, or of the joint batch (GPT-2).
         per_device_eval_batch_size=2 if kind == "bert-tokens" else 4 // processes,
-        train_sampling_strategy="sequential",
+        train_sampling_strategy="group_by_length" if "alike" in case else "sequential",
         eval_strategy="epoch",
         optim="sgd",
         learning_rate=0.1,
@@ -97,11 +102,16 @@ def train(case, folder, processes):
     )
     data = rows(32)
     settings = {"train_dataset": data[:24], "eval_dataset": data[24:], **source_of(case)}
-    penalty = PENALTIES.get(case, L2SP(lambda_=0.1))
-    trainer = TransferTrainer(build(), args, penalty=penalty, freeze=policy, **settings)
+    settings |= {"penalty": PENALTIES.get(case, L2SP(lambda_=0.1)), "freeze": policy}
+    trainer = TransferTrainer(build(), args, **settings)
     assert args.world_size == processes
     untrained = trainer.evaluate()["eval_loss"]
-    trainer.train()
+    stopping = RESUMED.get(case) if processes > 1 else None
+    if stopping:
+        stopped = TransferTrainer(build(), args, callbacks=[StopAt(stopping)], **settings)
+        stopped.train()
+        assert stopped.state.global_step == stopping
+    trainer.train(resume_from_checkpoint=bool(stopping))
     log = trainer.state.log_history
     return {
         "world_size": args.world_size,
@@ -111,6 +121,24 @@ def train(case, folder, processes):
         "frozen_changed": trainer.starting_point.changed(trainer.model, trainer.frozen),
         "replicas_differ": replicas_differ(trainer.model, processes),
     }
+
+
+class StopAt(TrainerCallback):
+    """Save and stop after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+def same_folder(own):
+    """The first process's folder, where all keep their checkpoints."""
+    found = [own]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
 
 
 def replicas_differ(model, processes):
@@ -130,7 +158,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     gc.freeze()  # as in conftest.py
     with tempfile.TemporaryDirectory() as scratch:
-        results = {case: train(case, scratch, processes=2) for case in CASES}
+        Accelerator(cpu=True)  # joins the processes
+        folder = Path(same_folder(scratch))
+        results = {case: train(case, folder / case, processes=2) for case in CASES}
+        torch.distributed.barrier()
     if torch.distributed.get_rank() == 0:
         torch.save(results, sys.argv[1])
     torch.distributed.destroy_process_group()
