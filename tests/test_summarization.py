@@ -203,12 +203,6 @@ def test_a_model_that_does_not_say_how_its_decoder_starts():
         Summarization().prepare(words, source)
 
 
-def test_rows_in_another_order_than_their_references_are_refused(tmp_path):
-    training = {"train_sampling_strategy": "group_by_length"}
-    with pytest.raises(RecipeError, match="train_sampling_strategy"):
-        run(Recipe.load(tiny_writing.recipe(tmp_path, training=training)))
-
-
 def test_lengths_and_beams_belong_to_the_task(tmp_path):
     path = tiny_writing.recipe(tmp_path, training={"generation_num_beams": 4})
     with pytest.raises(RecipeError, match=r"task\.generation\.num_beams"):
