@@ -1,4 +1,4 @@
-"""A number: squared error, Pearson's and Spearman's correlation."""
+"""A number: its errors, R², Pearson's and Spearman's correlation."""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Value
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import Tensor
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification_metrics import refuse_diverged
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.surprises import Surprises
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Number(Answer):
     """``column`` holds numbers; the model has one output, named like the column."""
 
     problem_type: ClassVar[str] = "regression"
-    metric_names: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "mse")
+    metric_names: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "r2", "mae", "rmse", "mse")
     selection_metric: ClassVar[str] = "spearman"
-    lower_is_better: ClassVar[tuple[str, ...]] = ("mse",)
+    lower_is_better: ClassVar[tuple[str, ...]] = ("mae", "rmse", "mse")
     keys: ClassVar[tuple[str, ...]] = ("value",)
     column: str
 
@@ -55,11 +56,17 @@ class Number(Answer):
 class StreamingNumbers:
     """Trainer's ``compute_metrics`` under ``batch_eval_metrics``: keeps two numbers per example.
 
-    Correlations of numbers that are all the same are not defined: nan.
+    mae = mean |ŷ − y|, rmse = √mse, r2 = 1 − Σ(ŷ − y)² / Σ(y − mean y)². Correlations of numbers
+    that are all the same, and R² of such labels, are not defined: nan. ``surprises``: the rows with
+    the largest errors.
     """
 
     def __init__(self) -> None:
         self.tables: dict[str, Any] = {}
+        self.wrong, self.surprises = (
+            Surprises(lambda said, true: f"{true:.4g}, taken for {said:.4g}"),
+            [],
+        )
         self.pairs: list[np.ndarray] = []
 
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
@@ -67,16 +74,23 @@ class StreamingNumbers:
         logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
         given = torch.as_tensor(logits).float().reshape(-1)
         refuse_diverged(given)
-        true = torch.as_tensor(batch.label_ids).float().reshape(-1)
+        true = torch.as_tensor(batch.label_ids, device=given.device).float().reshape(-1)
+        self.wrong.add((given - true).abs(), given, true)
         self.pairs.append(np.stack([given.cpu().numpy(), true.cpu().numpy()]))
         if not compute_result:
             return {}
         (given, true), self.pairs = np.concatenate(self.pairs, axis=1).astype(np.float64), []
-        defined = len(given) > 1 and np.ptp(given) > 0 and np.ptp(true) > 0
+        self.surprises = self.wrong.told()
+        varied = len(true) > 1 and np.ptp(true) > 0
+        defined = varied and np.ptp(given) > 0
+        mse = float(mean_squared_error(true, given))
         return {
             "spearman": float(spearmanr(given, true).statistic) if defined else math.nan,
             "pearson": float(pearsonr(given, true).statistic) if defined else math.nan,
-            "mse": float(mean_squared_error(true, given)),
+            "r2": float(r2_score(true, given)) if varied else math.nan,
+            "mae": float(mean_absolute_error(true, given)),
+            "rmse": math.sqrt(mse),
+            "mse": mse,
         }
 
 
