@@ -3,6 +3,7 @@
 from hf_sft.loaders.base import Loader
 from hf_sft.loaders.chatterbot import Chatterbot
 from hf_sft.loaders.clinc import Clinc
+from hf_sft.loaders.coco import Coco
 from hf_sft.loaders.conll import Conll
 from hf_sft.loaders.hub import Hub
 from hf_sft.loaders.image_folder import ImageFolder
@@ -11,10 +12,13 @@ from hf_sft.loaders.pixel_table import PixelTable
 from hf_sft.loaders.squad import Squad
 from hf_sft.loaders.table import Table
 from hf_sft.loaders.text_files import TextFiles
+from hf_sft.loaders.voc import Voc
+from hf_sft.loaders.yolo import Yolo
 
 __all__ = [
     "Chatterbot",
     "Clinc",
+    "Coco",
     "Conll",
     "Hub",
     "ImageFolder",
@@ -24,4 +28,6 @@ __all__ = [
     "Squad",
     "Table",
     "TextFiles",
+    "Voc",
+    "Yolo",
 ]
