@@ -1,7 +1,7 @@
 """run(recipe) -> Report: data, model, encode, groups, starting point, trainer, train, publish."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.reporting import card, report_page
 from hf_sft.reporting.report import Report
 from hf_sft.reporting.source_probe import SourceProbe
+from hf_sft.tasks import cut_texts
 from hf_sft.training.rehearsal import rehearse
 from hf_sft.training.run_record import refuse_other_source
 from hf_sft.training.trainer import Seq2SeqTransferTrainer, TransferTrainer
@@ -39,6 +40,7 @@ class Prepared:
     trainer: TransferTrainer
     probe: SourceProbe | None = None
     anchor: str | None = None  # the name of θ⁰'s source where it is not where training starts
+    cut_texts: dict[str, list[dict]] = field(default_factory=dict)  # per split, see `cut_texts`
 
     def rehearse(self, recipe: Recipe) -> None:
         """Build and try everything that training will need; two rows pass the model.
@@ -110,14 +112,18 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     loaded = load_model(recipe.model, task, names, recipe.locate)
     config = loaded.model.config
     anchor = load_anchor(recipe.model, task, names, recipe.locate, loaded, recipe.penalty)
-    encoded = DatasetDict({s: task.encode(d, loaded.processor, config) for s, d in data.items()})
+    encoded, cut = DatasetDict(), {}
+    for name, rows in data.items():
+        with cut_texts.collected() as cut[name]:
+            encoded[name] = task.encode(rows, loaded.processor, config)
     for held in encoded.keys() - {"train"}:
         encoded[held] = task.held_still(encoded[held], loaded.processor)
     with at_anchor(anchor, loaded) as loaded:
         trainer = build_trainer(recipe, args, data, encoded, loaded)
     begin_elsewhere_(trainer.starting_point, anchor, loaded.model)
     probe = SourceProbe.of(recipe, loaded)
-    return Prepared(data, encoded, names, loaded, trainer, probe, anchor and anchor.source.name)
+    anchored = anchor and anchor.source.name
+    return Prepared(data, encoded, names, loaded, trainer, probe, anchored, cut)
 
 
 def _more_problems(recipe: Recipe) -> list[str]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import tracemalloc
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -279,6 +280,19 @@ def test_questions_without_an_answer_are_told_apart(tokenizer):
         assert [row["value"] for row in best] == [1.0, 1.0]
         again = QuestionAnswering(no_answer=True, no_answer_threshold=best[0]["threshold"])
         assert measured(again, tokenizer, rows, 8)[0] == {"exact_match": 1.0, "f1": 1.0}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in order", "turned"])
+def test_other_questions_with_the_same_places_are_refused(tokenizer, turned):
+    task = QuestionAnswering()
+    rows, encoded = split([example(1), {**example(1), "question": "what new"}], task, tokenizer)
+    batch = task.collator(tokenizer)(list(encoded)[:: -1 if turned else 1])
+    labels = batch["start_positions"], batch["end_positions"]
+    assert len(set(labels[0].tolist())) == 1
+    zeros = torch.zeros(batch["input_ids"].shape)
+    made = SimpleNamespace(predictions=(zeros, zeros), label_ids=labels, inputs=batch)
+    with pytest.raises(DataError, match="another order") if turned else nullcontext():
+        task.metrics([], tokenizer, rows)(made, True)
 
 
 def test_rows_in_another_order_are_refused(tokenizer):

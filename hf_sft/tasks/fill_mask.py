@@ -11,6 +11,7 @@ from pydantic import Field
 
 from hf_sft.errors import DataError, SourceError
 from hf_sft.tasks.base import Task
+from hf_sft.tasks.cut_texts import record
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import padded
 from hf_sft.tasks.language_metrics import SCALARS, StreamingLanguage, token_sums
@@ -38,8 +39,8 @@ class FillMask(Task):
     type: Literal["fill-mask"] = "fill-mask"
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     auto_processor: ClassVar[str] = "AutoTokenizer"
-    selection_metric: ClassVar[str] = "perplexity"
     unequal: ClassVar[bool] = True
+    selection_metric: ClassVar[str] = "perplexity"
     greater_is_better: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
     label_names: ClassVar[list[str]] = ["labels"]
@@ -179,6 +180,7 @@ def _cut(rows: Dataset, limit: int | None, tokenizer: Any) -> Dataset:
     """Texts of at most ``limit`` tokens, the last of them what it was; how many are cut is told."""
     lengths = [len(ids) for ids in rows["input_ids"]]
     cut = sum(limit is not None and length > limit for length in lengths)
+    record("texts", len(lengths), cut, limit, max(lengths, default=0))
     if not cut:
         return rows
     log.warning(

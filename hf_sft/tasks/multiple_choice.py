@@ -13,6 +13,7 @@ from transformers import BatchEncoding
 
 from hf_sft.errors import DataError
 from hf_sft.table_files import read_table
+from hf_sft.tasks import cut_texts
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
@@ -31,8 +32,8 @@ class MultipleChoice(Task):
     type: Literal["multiple-choice"] = "multiple-choice"
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     auto_processor: ClassVar[str] = "AutoTokenizer"
-    selection_metric: ClassVar[str] = "accuracy"
     unequal: ClassVar[bool] = True
+    selection_metric: ClassVar[str] = "accuracy"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     context: str = "sent1"
     question: str | None = "sent2"
@@ -95,7 +96,21 @@ class MultipleChoice(Task):
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
         """``input_ids`` and the like: one list of (endings) lists per row."""
         settings = {"task": self, "tokenizer": processor}
-        return rows.map(_encode, batched=True, fn_kwargs=settings, remove_columns=rows.column_names)
+        encoded = rows.map(
+            _encode, batched=True, fn_kwargs=settings, remove_columns=rows.column_names
+        )
+
+        def whole(numbers: list[int]) -> list[int]:
+            found = processor(*_pairs(rows.select(numbers)[:], self), verbose=False)["input_ids"]
+            count = len(self.endings)
+            return [max(map(len, found[i : i + count])) for i in range(0, len(found), count)]
+
+        cut_texts.tell("task.max_length", "rows", encoded, self._limit(processor), whole)
+        return encoded
+
+    def _limit(self, processor: Any) -> int | None:
+        limit = min(self.max_length or processor.model_max_length, processor.model_max_length)
+        return limit if limit < NO_LIMIT else None
 
     def collator(self, processor: Any) -> Callable:
         return Collator(processor)
@@ -196,9 +211,8 @@ class StreamingChoices:
         return {"accuracy": float(counts.trace() / counts.sum())}
 
 
-def _encode(batch: dict[str, list], task: MultipleChoice, tokenizer: Any) -> dict[str, list]:
-    count, limit = len(task.endings), task.max_length or NO_LIMIT
-    limit = min(limit, tokenizer.model_max_length)
+def _pairs(batch: dict[str, list], task: MultipleChoice) -> tuple[list[str], list[str]]:
+    """Context, and question with ending, of every ending of every row."""
     starts = batch[task.question] if task.question else [""] * len(batch[task.context])
     pairs = [
         (context, f"{start} {batch[ending][row]}".strip())
@@ -206,8 +220,12 @@ def _encode(batch: dict[str, list], task: MultipleChoice, tokenizer: Any) -> dic
         for ending in task.endings
     ]
     first, second = map(list, zip(*pairs, strict=True))
-    length = limit if limit < NO_LIMIT else None
-    found = tokenizer(first, second, truncation=True, max_length=length)
+    return first, second
+
+
+def _encode(batch: dict[str, list], task: MultipleChoice, tokenizer: Any) -> dict[str, list]:
+    count = len(task.endings)
+    found = tokenizer(*_pairs(batch, task), truncation=True, max_length=task._limit(tokenizer))
     encoded = {
         name: [values[i : i + count] for i in range(0, len(values), count)]
         for name, values in found.items()

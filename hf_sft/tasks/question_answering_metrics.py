@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from hf_sft.errors import DataError
+from hf_sft.tasks.evaluation_order import OTHER_ORDER, refuse_other_inputs
 from hf_sft.tasks.question_answering_windows import Candidates, Collector, Cutter, Window
 
 # The articles that SQuAD's script (en) and MLQA's (the others) leave out.
@@ -129,6 +130,8 @@ class StreamingSpans:
         """Take one batch of start and end logits, (windows, positions) each."""
         start, end = batch.predictions[:2]
         windows = list(islice(self.windows, len(start)))
+        ids = [window.inputs["input_ids"] for window in windows]
+        refuse_other_inputs(getattr(batch, "inputs", None), ids, self.cutter.tokenizer.pad_token_id)
         self._refuse_other_order(windows, batch.label_ids)
         for found in self.collector.add(windows, start, end):
             self._score(found)
@@ -147,10 +150,7 @@ class StreamingSpans:
         expected = torch.tensor([w.positions(first_answer(rows[w.row])) for w in windows])
         found = torch.stack([torch.as_tensor(label).cpu() for label in labels[:2]], dim=1)
         if expected.shape != found.shape or not torch.equal(expected, found.to(expected)):
-            raise DataError(
-                "The rows came in another order than they have in the data, or from other data. "
-                "Take training.train_sampling_strategy: group_by_length out."
-            )
+            raise DataError(OTHER_ORDER)
 
     def _score(self, found: Candidates) -> None:
         row = self.rows[found.row]

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch.utils.data import DataLoader
 
 from hf_sft.errors import DataError, listing
+from hf_sft.tasks import cut_texts
 from hf_sft.tasks import seq2seq_generation as writing
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.seq2seq_collator import Seq2SeqCollator
@@ -32,8 +33,8 @@ class Seq2Seq(Task):
 
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     auto_processor: ClassVar[str] = "AutoTokenizer"
-    writes: ClassVar[bool] = True
     unequal: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
     label_names: ClassVar[list[str]] = ["labels"]
     written: ClassVar[str]  # what a prediction's text is called
@@ -118,9 +119,29 @@ class Seq2Seq(Task):
             ],
             "start": config.decoder_start_token_id,
         }
-        return rows.map(
+        encoded = rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
         )
+        self._tell(rows, encoded, processor, arguments["limits"])
+        return encoded
+
+    def _tell(self, rows: Dataset, encoded: Dataset, tokenizer: Any, limits: list) -> None:
+        """How many sources and targets are cut."""
+
+        def sources(numbers: list[int]) -> list[int]:
+            texts = [self.prefix + text for text in rows.select(numbers)[self.source]]
+            return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+
+        def targets(numbers: list[int]) -> list[int]:
+            texts = rows.select(numbers)[self.target][:]
+            return [len(ids) for ids in tokenizer(text_target=texts, verbose=False)["input_ids"]]
+
+        cut_texts.tell("task.max_source_length", "sources", encoded, limits[0], sources)
+        if "labels" in encoded.column_names:
+            cut_texts.tell(
+                "task.max_target_length", "targets", encoded, limits[1], targets, "labels",
+                " Scores compare with the whole targets.",
+            )  # fmt: skip
 
     def collator(self, processor: Any) -> Callable:
         return Seq2SeqCollator(processor.pad_token_id, processor.padding_side)

@@ -1,16 +1,29 @@
 """text-classification: a class, labels or a number for each text, or for each pair of texts."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from datasets import Dataset, List, Value
 from pydantic import Field, model_validator
+from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
 from hf_sft.errors import DataError
+from hf_sft.tasks import cut_texts
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification import Classification
+from hf_sft.tasks.long_texts import (
+    AveragedWindows,
+    averaged,
+    each_window,
+    settle_windows,
+    stride_of,
+    tell_windows,
+    windows_of,
+)
 from hf_sft.tasks.many_labels import ManyLabels
 from hf_sft.tasks.number import Number
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
@@ -27,6 +40,9 @@ ONLY = {  # keys that have no meaning under another problem
 class TextClassification(Classification):
     """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit).
 
+    ``long_texts: windows`` reads all of a text: every window of ``max_length`` tokens, which shares
+    ``stride`` of them with the one before, is trained with the text's label, and the answer for a
+    text is the mean of its windows' logits. Metrics count texts, the loss windows.
     ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
     pulls only the embeddings that came from the source. ``problem``: one class (``single-label``),
     any number of labels (``multi-label``: ``label`` is a column of lists, of texts divided by
@@ -36,12 +52,15 @@ class TextClassification(Classification):
     type: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
+    unequal: ClassVar[bool] = True
     problem: Literal["single-label", "multi-label", "regression"] = "single-label"
     text: list[str] = Field(["text"], min_length=1, max_length=2)
     label: str | list[str] = "label"
     label_separator: str | None = Field(None, min_length=1)
     threshold: float = Field(0.5, gt=0, lt=1)
     max_length: int | None = Field(None, ge=2)
+    long_texts: Literal["cut", "windows"] = "cut"
+    stride: int | None = Field(None, ge=0)
     add_tokens: list[str] = []
 
     @model_validator(mode="after")
@@ -52,10 +71,28 @@ class TextClassification(Classification):
         several = not isinstance(self.label, str)
         if several and self.problem != "multi-label":
             raise ValueError("label: one column is wanted; several are for problem: multi-label")
-    unequal: ClassVar[bool] = True
         if several and (len(set(self.label)) < 2 or len(set(self.label)) < len(self.label)):
             raise ValueError(f"label: two or more different columns are wanted, found {self.label}")
         return self
+
+    @model_validator(mode="after")
+    def _windows_of_one_text(self) -> "TextClassification":
+        if self.stride is not None and not self._windows:
+            raise ValueError("stride is for long_texts: windows; texts are cut here")
+        if self._windows and len(self.text) > 1:
+            raise ValueError(
+                "long_texts: windows is for one column of text; which text of a pair would be cut "
+                "cannot be told. Shorten the texts, or join them in one column"
+            )
+        return self
+
+    @property
+    def _windows(self) -> bool:
+        return self.long_texts == "windows"
+
+    @property
+    def in_order(self) -> bool:
+        return self._windows
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -91,23 +128,51 @@ class TextClassification(Classification):
         settle(processor, model)
         if processor.add_tokens(self.add_tokens) and len(processor) > model.config.vocab_size:
             model.resize_token_embeddings(len(processor))
+        if self._windows:
+            settle_windows(processor, self._limit(processor), self.stride)
+
+    def _limit(self, processor: Any) -> int | None:
+        limit = min(self.max_length or processor.model_max_length, processor.model_max_length)
+        return limit if limit < NO_LIMIT else None
+
+    def _cutter(self, processor: Any) -> Callable:
+        """Columns of text -> tokens, and whose they are; the same wherever texts are read."""
+        limit = self._limit(processor)
+        if self._windows:
+            return partial(windows_of, processor, limit=limit, stride=stride_of(limit, self.stride))
+        return partial(_cut, processor, limit)
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
-        limit = min(self.max_length or processor.model_max_length, processor.model_max_length)
         arguments = {
-            "tokenizer": processor,
+            "cut": self._cutter(processor),
             "texts": self.text,
-            "limit": limit if limit < NO_LIMIT else None,
             "answer": self.answer,
             "names": self._names(rows),
         }
         encoded = rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
         )
+        self._tell(rows, encoded, processor)
         if self.problem == "multi-label" and "labels" in encoded.column_names:
             # A column of the data that is called labels as well has left its own type behind.
             return encoded.cast_column("labels", List(Value("float32")))
         return encoded
+
+    def _tell(self, rows: Dataset, encoded: Dataset, processor: Any) -> None:
+        """How many texts are cut, or how many windows they take."""
+        limit = self._limit(processor)
+        if self._windows:
+            tell_windows(len(rows), encoded, limit)
+            return
+
+        def whole(numbers: list[int]) -> list[int]:
+            texts = rows.select(numbers)
+            found = processor(*(texts[column][:] for column in self.text), verbose=False)
+            return [len(ids) for ids in found["input_ids"]]
+
+        what = "texts" if len(self.text) == 1 else "pairs"
+        remedy = " With task.long_texts: windows nothing is lost." if what == "texts" else ""
+        cut_texts.tell("task.max_length", what, encoded, limit, whole, remedy=remedy)
 
     def _names(self, rows: Dataset) -> list[str]:
         """The outputs' names; none where the rows have no label."""
@@ -128,12 +193,44 @@ class TextClassification(Classification):
             raise DataError("\n".join(problems))
         return rows
 
+    def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
+        inner = super().metrics(names, processor, rows)
+        if not self._windows or rows is None:
+            return inner
+        begin = partial(each_window, rows, self.text[0], self._cutter(processor))
+        return AveragedWindows(inner, begin, processor.pad_token_id)
+
+    @torch.no_grad()
+    def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
+        """One record per text, also where it takes several windows."""
+        if not self._windows:
+            yield from super().predict(rows, model, processor, size)
+            return
+        cut, collate = self._cutter(processor), self.collator(processor)
+        for begin in range(0, len(rows), size):
+            part = rows.select(range(begin, min(begin + size, len(rows))))
+            columns, owners = cut(part[self.text[0]][:])
+            windows = Dataset.from_dict(columns)
+            logits = [
+                model(**batch.to(model.device)).logits.float()
+                for batch in DataLoader(windows, size, collate_fn=collate)
+            ]
+            means = averaged(torch.cat(logits), owners, len(part))
+            yield from self.predictions(part, means, self.trained_names(model.config))
+
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         yield from map(dict, rows)
 
 
-def _tokenize(batch: dict[str, list], tokenizer, texts, limit, answer, names) -> dict[str, list]:
-    encoded = tokenizer(*(batch[column] for column in texts), truncation=True, max_length=limit)
+def _cut(tokenizer: Any, limit: int | None, *texts: list[str]) -> tuple[dict, range]:
+    """Texts or pairs as one sequence each, its end left out where it is too long."""
+    found = tokenizer(*texts, truncation=True, max_length=limit)
+    return dict(found), range(len(texts[0]))
+
+
+def _tokenize(batch: dict[str, list], cut, texts, answer, names) -> dict[str, list]:
+    encoded, owners = cut(*(batch[column] for column in texts))
     if answer.column in batch:
-        encoded["labels"] = answer.targets(batch[answer.column], names)
+        targets = answer.targets(batch[answer.column], names)
+        encoded["labels"] = [targets[owner] for owner in owners]
     return encoded

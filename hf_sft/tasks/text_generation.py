@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from hf_sft.errors import DataError, SourceError
 from hf_sft.tasks import chat
 from hf_sft.tasks.base import Task
+from hf_sft.tasks.cut_texts import record
 from hf_sft.tasks.generation import continued
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import LanguageCollator
@@ -68,11 +69,11 @@ class TextGeneration(Task):
             )
         return self
 
-    def columns(self) -> dict[str, str]:
     @property
     def unequal(self) -> bool:
         return not self.packing
 
+    def columns(self) -> dict[str, str]:
         names = ("prompt", "completion", "messages", "text")
         return {f"task.{n}": getattr(self, n) for n in names if getattr(self, n) is not None}
 
@@ -214,6 +215,7 @@ def _tell_cut(found: Dataset, limit: int | None, kept: int) -> None:
     cut = sum(limit is not None and count > limit for count in found["tokens"])
     lost = len(found) - kept
     longest = max(found["tokens"])
+    record("examples", len(found), cut, limit, longest, left_out=lost)
     if cut or lost:
         log.warning(
             "task.max_length: %d of %d examples are cut at %s tokens (the longest has %d); %d "

@@ -12,6 +12,7 @@ from transformers import DataCollatorForTokenClassification
 from hf_sft.errors import DataError
 from hf_sft.tasks import tag_schemes
 from hf_sft.tasks.base import Task
+from hf_sft.tasks.cut_texts import record
 from hf_sft.tasks.labels import first_few, name_labels
 from hf_sft.tasks.tag_columns import TagColumns, sentences
 from hf_sft.tasks.tag_schemes import Scheme
@@ -40,8 +41,8 @@ class TokenClassification(Task):
     type: Literal["token-classification"] = "token-classification"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
-    selection_metric: ClassVar[str] = "f1"
     unequal: ClassVar[bool] = True
+    selection_metric: ClassVar[str] = "f1"
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
     tokens: str = "tokens"
     tags: str = "tags"
@@ -82,6 +83,7 @@ class TokenClassification(Task):
             fn_kwargs={"tokenizer": processor},
             remove_columns=rows.column_names,
         )
+        record("sentences", len(rows), 0, self.limit(processor), 0, windows=len(encoded))
         if more := len(encoded) - len(rows):
             log.warning(
                 f"{more} windows more than the {len(rows)} sentences: some are longer than "
