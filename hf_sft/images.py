@@ -103,8 +103,12 @@ def _refuse_huge(name: str, picture: Picture.Image) -> None:
 
 
 def _size(picture: Picture.Image) -> tuple[int, int]:
+    exif = Picture.Image.getexif(picture)  # a PNG's own would decode it, to look behind the pixels
+    turned = exif.get(Base.Orientation) in TURNED
+    if turned and picture.format == "TIFF":  # turned by its reader, in some versions when decoded
+        picture.load()
+        return picture.size
     width, height = picture.size
-    turned = picture.getexif().get(Base.Orientation) in TURNED
     return (height, width) if turned else (width, height)
 
 

@@ -53,12 +53,19 @@ def test_what_is_no_image_is_named(tmp_path):
     assert "(bytes in the data)" in problem_of(held(b""))
 
 
-def test_the_size_is_that_of_the_turned_photo():
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_is_that_of_the_turned_photo(form):
     exif = Picture.Exif()
     exif[0x0112] = 6  # a quarter turn
-    assert size_of(held(encoded("JPEG", exif=exif))) == (24, 40)
+    assert size_of(held(encoded(form, exif=exif))) == (24, 40)
     exif[0x0112] = 3  # upside down
-    assert size_of(held(encoded("JPEG", exif=exif))) == (40, 24)
+    assert size_of(held(encoded(form, exif=exif))) == (40, 24)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_size_is_read_without_decoding(form):
+    if form != "WEBP":  # its reader wants all of the file
+        assert size_of(held(encoded(form)[:-40])) == (40, 24)
 
 
 @pytest.mark.parametrize("most", [900, 300])  # Pillow warns, then refuses at twice as much

@@ -31,7 +31,7 @@ def read_coco(
     place = f"data.{split}: '{path.name}'"
     found = _object(path, place)
     problems, names = _categories(found["categories"], place)
-    images, wrong = _images(found["images"], folder or path.parent, place)
+    wrong, images = _images(found["images"], folder or path.parent, place)
     problems += wrong
     refuse(problems)
     problems = _add_things(found["annotations"], images, names, place)
