@@ -4,6 +4,9 @@ import csv
 import gzip
 import io
 import json
+import logging
+import mimetypes
+import os
 import re
 import sys
 import zlib
@@ -17,7 +20,10 @@ from datasets.exceptions import DatasetGenerationError
 
 from hf_sft.errors import DataError, listing
 
+log = logging.getLogger(__name__)
+
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+OTHERS = (";", "\t", "|")
 ENDINGS = (*DELIMITERS, "json", "jsonl", "parquet")
 MISSING = {"", "nan", "NaN", "null", "NULL", "<NA>", "#N/A"}  # None, NA, n/a are words: classes too
 TYPES = (
@@ -25,12 +31,39 @@ TYPES = (
     (re.compile(r"[-+]?((0|[1-9]\d{0,17})(\.\d*)?|\.\d+)([eE][-+]?\d+)?"), float),
     (re.compile(r"True|true|TRUE|False|false|FALSE"), lambda word: word.lower() == "true"),
 )
+MEDIA = ("image/", "audio/", "video/")
+FEW = 100  # values of a column by which it is seen to hold the names of files
 FORMS = "a list of objects, an object of equally long lists, or one object per line"
 
 
 def ending(path: Path) -> str:
     """The format that the name tells, ``.gz`` left out; ``X.CSV`` is csv."""
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name says so."""
+    return ending(path) in ENDINGS and path.is_file()
+
+
+def beside(rows: Dataset, folder: Path) -> Dataset:
+    """Names of pictures or sounds that lie where their table does, as paths that lead there.
+
+    A column of texts is one of names if the first FEW of them end so, and one is a file in
+    ``folder``, the table's own, or below it.
+    """
+    for name, kind in rows.features.items():
+        if getattr(kind, "dtype", None) == "string" and _names_files(rows[name][:FEW], folder):
+            paths = [value and str(folder / value) for value in rows[name]]
+            order = rows.column_names
+            rows = rows.remove_columns(name).add_column(name, paths).select_columns(order)
+    return rows
+
+
+def _names_files(values: list[str | None], folder: Path) -> bool:
+    named = [value for value in values if value]
+    media = all((mimetypes.guess_type(v, False)[0] or "").startswith(MEDIA) for v in named)
+    return media and any(os.path.isfile(folder / value) for value in named)
 
 
 def read_table(path: Path, place: str) -> Dataset:
@@ -57,7 +90,7 @@ def read_table(path: Path, place: str) -> Dataset:
         return _parquet(path, where)
     text = read_text(path, where)
     if kind in DELIMITERS:
-        columns = _csv_columns(text, DELIMITERS[kind], where)
+        columns = _csv_columns(text, _delimiter(text, DELIMITERS[kind], where), where)
     else:
         columns = _json_columns(text, kind == "jsonl", where)
     return Dataset(
@@ -89,6 +122,17 @@ def read_text(path: Path, where: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{where} line {line} is not UTF-8. Save the file as UTF-8.") from error
+
+
+def _delimiter(text: str, usual: str, where: str) -> str:
+    """What divides the header's names: the usual sign, or another where that divides nothing."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    counts = {sign: len(next(csv.reader([header], delimiter=sign))) for sign in (usual, *OTHERS)}
+    best = max(counts, key=counts.__getitem__)  # of equals the first
+    if counts[usual] > 1 or best == usual:
+        return usual
+    log.warning("%s: its values are divided by %r, not by %r; read so.", where, best, usual)
+    return best
 
 
 def _csv_columns(text: str, delimiter: str, where: str) -> dict[str, list]:

@@ -6,11 +6,14 @@ from datasets import DatasetDict
 
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
-from hf_sft.table_files import read_table
+from hf_sft.table_files import beside, read_table
 
 
 class Table(Loader):
-    """One file per split; the ending of its name tells the format."""
+    """One file per split; the ending of its name tells the format.
+
+    Names of pictures or sounds start in the folder of the file that names them.
+    """
 
     type: Literal["table"] = "table"
     train: str
@@ -22,4 +25,6 @@ class Table(Loader):
         return {key: name for key, name in names.items() if name is not None}
 
     def read(self, locate: Locate) -> DatasetDict:
-        return self.read_each(locate, lambda split, path: read_table(path, f"data.{split}"))
+        return self.read_each(
+            locate, lambda split, path: beside(read_table(path, f"data.{split}"), path.parent)
+        )

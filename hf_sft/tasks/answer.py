@@ -18,6 +18,7 @@ class Answer(ABC):
         column: where checked data hold the label.
         metric_names, selection_metric, lower_is_better: as those of a Task.
         keys: what its records hold beside the input.
+        mistakes: what the rows are called that its metrics keep as ``surprises``.
     """
 
     problem_type: ClassVar[str]
@@ -25,6 +26,7 @@ class Answer(ABC):
     selection_metric: ClassVar[str]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     keys: ClassVar[tuple[str, ...]]
+    mistakes: ClassVar[str] = "most confident mistakes"
     column: str
 
     @property
@@ -47,6 +49,10 @@ class Answer(ABC):
     def targets(self, values: list, names: list[str]) -> list:
         """Values of ``column`` as the model's loss takes them."""
         return values
+
+    def soft_targets(self, values: list, names: list[str]) -> list[list[float]]:
+        """Values of ``column`` as numbers that can be mixed, one per name."""
+        return self.targets(values, names)
 
     def configure(self, config: Any, names: list[str]) -> None:
         """Write into a source's config what its head is to be."""

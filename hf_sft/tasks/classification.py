@@ -6,30 +6,82 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset, DatasetDict
+from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
 from hf_sft.errors import DataError, RecipeError
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.base import Task
-from hf_sft.tasks.class_weights import BalancedLoss
+from hf_sft.tasks.class_weights import BalancedLoss, CrossEntropy
+from hf_sft.tasks.many_labels import ManyLabels
+from hf_sft.tasks.number import Number
 from hf_sft.tasks.one_class import OneClass
+
+ONLY = {  # keys that have no meaning under another problem
+    "positive": "single-label",
+    "class_weights": "single-label",
+    "label_separator": "multi-label",
+    "threshold": "multi-label",
+}
 
 
 class Classification(Task):
-    """One class per example, unless ``answer`` says otherwise.
+    """One class per example, any number of labels, or a number: what ``problem`` says.
 
-    ``positive``: the class whose F1 is measured as ``f1``. ``class_weights: balanced``: while
-    training, every class counts the same, however many examples it has.
+    ``multi-label``: ``label`` is a column of lists, of texts divided by ``label_separator``, or
+    several columns of 0 and 1; a label is given above the ``threshold``. ``positive``: the class
+    whose F1 is measured as ``f1``. ``class_weights: balanced``: while training, every class counts
+    the same, however many examples it has.
     """
 
-    label: str = "label"
+    problem: Literal["single-label", "multi-label", "regression"] = "single-label"
+    label: str | list[str] = "label"
+    label_separator: str | None = Field(None, min_length=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
     positive: str | int | None = None
     class_weights: Literal["balanced"] | None = None
+
+    @model_validator(mode="after")
+    def _keys_fit_the_problem(self) -> "Classification":
+        for key, problem in ONLY.items():
+            if key in self.model_fields_set and self.problem != problem:
+                raise ValueError(f"{key} is for problem: {problem}; this is {self.problem}")
+        several = not isinstance(self.label, str)
+        if several and self.problem != "multi-label":
+            raise ValueError("label: one column is wanted; several are for problem: multi-label")
+        if several and (len(set(self.label)) < 2 or len(set(self.label)) < len(self.label)):
+            raise ValueError(f"label: two or more different columns are wanted, found {self.label}")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that hold the answer."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+    def label_columns(self) -> dict[str, str]:
+        """Recipe key -> column, of ``labels``."""
+        if isinstance(self.label, str):
+            return {"task.label": self.label}
+        return {f"task.label[{i}]": column for i, column in enumerate(self.label)}
+
+    @property
+    def soft(self) -> bool:
+        """Whether the labels of train are shares of classes, which no model's own loss takes."""
+        return False
 
     @property
     def answer(self) -> Answer:
         """What the model says of an example."""
-        return OneClass(self.label, None if self.positive is None else str(self.positive))
+        if self.problem == "multi-label":
+            return ManyLabels(self.labels, self.label_separator, self.threshold)
+        if self.problem == "regression":
+            return Number(self.labels[0])
+        return OneClass(self.labels[0], None if self.positive is None else str(self.positive))
+
+    def answer_names(self, rows: Dataset) -> list[str]:
+        """The outputs' names; none where the rows have no label."""
+        known = self.answer.column in rows.column_names
+        return self.answer.names(rows.features) if known else []
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -84,10 +136,10 @@ class Classification(Task):
                 f"training.label_smoothing_factor: {smoothing:g} is for one class of several; "
                 "labels and numbers have no smoothed form. Leave it out."
             )
-        if self.class_weights is None:
-            return None
-        classes = len(rows.features[self.answer.column].names)
-        return BalancedLoss(rows[self.answer.column][:], classes, smoothing)
+        if self.class_weights is not None:
+            classes = len(rows.features[self.answer.column].names)
+            return BalancedLoss(rows[self.answer.column][:], classes, smoothing)
+        return CrossEntropy(smoothing) if self.soft and self.problem == "single-label" else None
 
     def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
         return self.answer.metrics(names)

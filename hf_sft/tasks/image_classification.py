@@ -1,28 +1,30 @@
-"""image-classification: one class per image, for Transformers and timm models."""
+"""image-classification: a class, labels or a number for each image; Transformers and timm."""
 
-import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datasets import Dataset, Image, Value
-from PIL import Image as Picture
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import default_data_collator
 
 from hf_sft.errors import DataError
+from hf_sft.images import ENDINGS, each, problem_of
+from hf_sft.table_files import beside, is_table, read_table
+from hf_sft.tasks.answer import Answer
+from hf_sft.tasks.augmentation import DrawnRows, Preset, alone
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
-
-ENDINGS = set(Picture.registered_extensions())
+from hf_sft.tasks.mixing import NUMBER, Mixing
+from hf_sft.tasks.pictures import picture
 
 
 class ImageClassification(Classification):
     """Images -> ``pixel_values`` by the model's own image processor, decoded when they are used.
 
     ``image_size`` (pixels, square) overrides the size the source was trained with; the saved model
-    carries it, so that ``pipeline`` preprocesses the same way.
+    carries it, so that ``pipeline`` preprocesses the same way. ``augment``, ``mixup`` and
+    ``cutmix`` (the α of each) are for rows of train alone: see `augmentation` and `mixing`.
     """
 
     type: Literal["image-classification"] = "image-classification"
@@ -30,14 +32,28 @@ class ImageClassification(Classification):
     auto_processor: ClassVar[str] = "AutoImageProcessor"
     image: str = "image"
     image_size: int | None = Field(None, ge=16, le=4096)
+    augment: Preset = "none"
+    mixup: float | None = Field(None, gt=0)
+    cutmix: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _numbers_are_not_mixed(self) -> "ImageClassification":
+        if self.soft and self.problem == "regression":
+            raise ValueError("mixup and cutmix are for classes; this is regression. Leave them out")
+        return self
+
+    @property
+    def soft(self) -> bool:
+        return self.mixup is not None or self.cutmix is not None
 
     def columns(self) -> dict[str, str]:
-        return {"task.image": self.image, "task.label": self.label}
+        return {"task.image": self.image, **self.label_columns()}
 
     def typed(self, rows: Dataset) -> Dataset:
         """Paths and bytes count as images too."""
         kind = rows.features[self.image]
-        if isinstance(kind, Value) and kind.dtype in ("string", "binary"):
+        stored = isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
+        if stored or (isinstance(kind, Value) and kind.dtype in ("string", "binary")):
             return rows.cast_column(self.image, Image())
         return rows
 
@@ -45,9 +61,8 @@ class ImageClassification(Classification):
         if not isinstance(kind := rows.features[self.image], Image):
             return [f"{place}: {self.image!r} holds no images but {kind}. Correct task.image."]
         undecoded = rows.cast_column(self.image, Image(decode=False))[self.image]
-        with ThreadPoolExecutor() as pool:
-            problems = pool.map(_problem, undecoded)
-        return first_few(place, [f"row {i}: {line}" for i, line in enumerate(problems, 1) if line])
+        problems = enumerate(each(problem_of, undecoded), 1)
+        return first_few(place, [f"row {i}: {line}" for i, line in problems if line])
 
     def prepare(self, processor: Any, model: Any) -> None:
         """Give the processor ``image_size``; a timm model keeps it in its config."""
@@ -63,23 +78,50 @@ class ImageClassification(Classification):
                     sizes[side] = self.image_size
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
-        columns = [c for c in (self.image, self.label) if c in rows.column_names]
-        return rows.select_columns(columns).with_transform(
-            _Transform(processor, self.image, self.label)
-        )
+        columns = [c for c in (self.image, self.answer.column) if c in rows.column_names]
+        return rows.select_columns(columns).with_transform(self._transform(rows, processor))
+
+    def for_training(self, rows: Dataset, processor: Any) -> Any:
+        augment = alone(self.augment)
+        if augment is None and not self.soft:
+            return rows
+        transform = self._transform(rows, processor, augment, self.soft)
+        return DrawnRows(rows.with_transform(transform), NUMBER if self.soft else None)
+
+    def _transform(self, rows: Dataset, processor: Any, *more: Any) -> "_Transform":
+        return _Transform(processor, self.image, self.answer, self.answer_names(rows), *more)
 
     def collator(self, processor: Any) -> Callable:
-        return default_data_collator
+        return Mixing(self.mixup, self.cutmix) if self.soft else default_data_collator
+
+    def pictures(
+        self, metrics: Any, model: Any, processor: Any, rows: Dataset
+    ) -> dict[str, list[dict]]:
+        """The images that the model was most wrong about."""
+        found = [
+            picture(rows[told["row"]][self.image], told["caption"]) for told in metrics.surprises
+        ]
+        return {self.answer.mistakes: found}
 
     def read_inputs(self, path: Path) -> Dataset:
+        """Image files, or the column of a table that names them."""
+        if is_table(path):
+            rows = beside(read_table(path, ""), path.parent)
+            if missing := self.missing_columns(path.name, rows.column_names):
+                raise DataError("\n".join(line for line in missing if "task.image" in line))
+            rows = self.typed(rows.select_columns([self.image]))
+        else:
+            rows = self._files(path)
+        if problems := self.input_problems(f"'{path}'", rows):
+            raise DataError("\n".join(problems))
+        return rows
+
+    def _files(self, path: Path) -> Dataset:
         inside = path.rglob("[!.]*") if path.is_dir() else [path]  # not ._photo.jpg
         files = sorted(str(p) for p in inside if p.suffix.lower() in ENDINGS and p.is_file())
         if not files:
             raise DataError(f"'{path}': no images there. Give an image file or a folder of images.")
-        rows = Dataset.from_dict({self.image: files}).cast_column(self.image, Image())
-        if problems := self.input_problems(f"'{path}'", rows):
-            raise DataError("\n".join(problems))
-        return rows
+        return Dataset.from_dict({self.image: files}).cast_column(self.image, Image())
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         for image in rows.cast_column(self.image, Image(decode=False))[self.image]:
@@ -87,28 +129,29 @@ class ImageClassification(Classification):
 
 
 class _Transform:
-    """A batch of rows -> pixel_values and labels; a named class, so that datasets can hash it."""
+    """A batch of rows -> pixel_values and labels; a named class, so that datasets can hash it.
 
-    def __init__(self, processor: Any, image: str, label: str):
-        self.processor, self.image, self.label = processor, image, label
+    ``names``: of the model's outputs; none where there are no labels. ``soft``: a class becomes a
+    distribution over them.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        image: str,
+        answer: Answer,
+        names: list[str],
+        augment: Callable | None = None,
+        soft: bool = False,
+    ):
+        self.processor, self.image, self.answer, self.names = processor, image, answer, names
+        self.augment, self.targets = augment, answer.soft_targets if soft else answer.targets
 
     def __call__(self, batch: dict[str, list]) -> dict[str, Any]:
         images = [image.convert("RGB") for image in batch[self.image]]
+        if self.augment is not None:
+            images = [self.augment(image) for image in images]
         encoded = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
-        if self.label in batch:
-            encoded["labels"] = batch[self.label]
+        if self.names:
+            encoded["labels"] = self.targets(batch[self.answer.column], self.names)
         return encoded
-
-
-def _problem(image: dict | None) -> str | None:
-    """Why an image cannot be decoded, with its path; None for a good one."""
-    if image is None:
-        return "there is no image."
-    name = image["path"] or "(bytes in the data)"
-    try:
-        source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-        with Picture.open(source) as picture:
-            picture.load()
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
-        return f"'{name}' cannot be decoded ({error}). Replace or remove it."
-    return None

@@ -32,6 +32,7 @@ class ManyLabels(Answer):
         "exact_match",
     )
     selection_metric: ClassVar[str] = "micro_f1"
+    mistakes: ClassVar[str] = "largest losses"
     keys: ClassVar[tuple[str, ...]] = ("labels", "probabilities")
     columns: tuple[str, ...]
     separator: str | None = None

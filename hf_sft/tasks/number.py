@@ -27,6 +27,7 @@ class Number(Answer):
     metric_names: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "r2", "mae", "rmse", "mse")
     selection_metric: ClassVar[str] = "spearman"
     lower_is_better: ClassVar[tuple[str, ...]] = ("mae", "rmse", "mse")
+    mistakes: ClassVar[str] = "largest errors"
     keys: ClassVar[tuple[str, ...]] = ("value",)
     column: str
 

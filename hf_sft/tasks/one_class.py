@@ -45,6 +45,10 @@ class OneClass(Answer):
     def names(self, features: Any) -> list[str]:
         return features[self.column].names
 
+    def soft_targets(self, values: list[int], names: list[str]) -> list[list[float]]:
+        """1 for a row's class, else 0."""
+        return [[float(label == value) for label in range(len(names))] for value in values]
+
     def configure(self, config: Any, names: list[str]) -> None:
         name_labels(config, names)
         if getattr(config, "problem_type", None) is not None:
