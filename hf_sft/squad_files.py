@@ -161,7 +161,7 @@ def _with_lists(row: Row) -> Row:
 def _typed(rows: list[Row], language: str | None) -> Dataset:
     for number, row in enumerate(rows):
         row["id"] = str(number + 1 if row.get("id") is None else row["id"])
-        row["title"] = str(row.get("title") or _name_of(row["context"]))
+        row["title"] = str(row.get("title") or made_title(row["context"]))
         row["language"] = row.get("language") or language
         row["answers"] = {key: row["answers"][key] for key in ANSWERS}
     known = [key for key in TEXTS if key != "language" or any(row["language"] for row in rows)]
@@ -169,5 +169,6 @@ def _typed(rows: list[Row], language: str | None) -> Dataset:
     return Dataset.from_dict({k: [row[k] for row in rows] for k in features}, features=features)
 
 
-def _name_of(context: str) -> str:
+def made_title(context: str) -> str:
+    """The title of rows that have none: the same for one text."""
     return f"text {hashlib.sha256(context.encode()).hexdigest()[:12]}"

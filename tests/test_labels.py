@@ -79,6 +79,15 @@ def test_unlabelled_rows_of_the_hub_are_refused():
         names([0, 1], test=[-1, -1])
 
 
+def test_minus_one_beside_other_classes_may_be_one():
+    with pytest.raises(DataError) as error:
+        names([0, -1, 1, -1], test=[1, 0])
+    said = "data.train: 2 of 4 rows have the 'label' -1, the first is row 2. Where -1 is a class"
+    assert str(error.value).startswith(said)
+    assert "negative, neutral, positive" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_list_is_no_class():
     with pytest.raises(DataError, match=r"data\.train row 1"):
         names([[1], [2]])

@@ -106,6 +106,21 @@ def test_a_type_does_not_depend_on_the_first_rows(tmp_path):
     assert table(tmp_path, "t.csv").features["label"] == Value("string")
 
 
+@pytest.mark.parametrize("sign", [";", "\t", "|"], ids=["semicolon", "tab", "bar"])
+def test_a_csv_with_another_sign_between_its_values_is_read(tmp_path, caplog, sign):
+    lines = [f"text{sign}label", f"a, b{sign}x", f'"c{sign} d"{sign}y']
+    (tmp_path / "t.csv").write_text("\n".join(lines), "utf-8")
+    rows = table(tmp_path, "t.csv")
+    assert rows.to_dict() == {"text": ["a, b", f"c{sign} d"], "label": ["x", "y"]}
+    assert f"divided by {sign!r}, not by ','" in caplog.text
+
+
+def test_a_header_with_commas_is_one(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("text,a;b\n1;2,3\n", "utf-8")
+    assert table(tmp_path, "t.csv").column_names == ["text", "a;b"]
+    assert "divided" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [("empty.csv", "", ["empty file"]),

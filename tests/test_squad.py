@@ -11,6 +11,7 @@ from hf_sft.loaders import Squad, Table
 from hf_sft.loaders.splits import split
 from hf_sft.resources import locator
 from hf_sft.squad_files import answer_problem, read_questions, read_squad
+from hf_sft.tasks import TextClassification
 
 CONTEXT = "The old oak stands by the red rose."
 
@@ -156,6 +157,60 @@ def test_an_article_is_in_one_part_in_all_its_languages(tmp_path):
     again, other = (parts(Squad(**files, split_seed=s), tmp_path) for s in (0, 1))
     assert again["test"]["id"][:] == found["test"]["id"][:]
     assert other["test"]["id"][:] != found["test"]["id"][:]
+
+
+def language_files(folder, ids, titles):
+    """20 questions about 10 texts in two languages, with or without ids and titles."""
+    for language in ("en", "de"):
+        rows = []
+        for n in range(20):
+            row = {"context": f"{language} {CONTEXT} {n // 2}", "question": "?", "answers": []}
+            row |= {"id": f"q{n}"} if ids else {}
+            rows.append(row | ({"title": f"{language} {n // 2}"} if titles else {}))
+        written(folder / f"x.{language}.json", rows)
+    return {"train": ["x.en.json", "x.de.json"]}
+
+
+@pytest.mark.parametrize(("ids", "titles"), [(True, False), (False, False), (True, True)])
+def test_a_text_is_in_one_part_in_all_languages_whatever_tells_it(tmp_path, ids, titles):
+    files = language_files(tmp_path, ids, titles)
+    found = parts(Squad(**files, test_fraction=0.3), tmp_path)
+    texts = {name: {c.rpartition(" ")[2] for c in rows["context"]} for name, rows in found.items()}
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "train": 24, "test": 12, "validation": 4}  # fmt: skip
+    assert not texts["train"] & (texts["test"] | texts["validation"])
+    assert not texts["test"] & texts["validation"]
+    assert set(found["test"]["language"]) == {"en", "de"}
+
+
+def test_texts_with_titles_of_their_own_and_no_ids_are_no_translations(tmp_path):
+    files = language_files(tmp_path, ids=False, titles=True)
+    rows = Squad(**files).load(locator(tmp_path))["train"]
+    assert len(set(rows["title"])) == 20
+
+
+def test_numbers_as_ids_join_nothing_across_splits(tmp_path, caplog):
+    for name in ("x.en.json", "y.de.json"):
+        rows = [{"id": n, "context": f"{name} {CONTEXT} {n}", "question": "?", "answers": []}
+                for n in range(4)]  # fmt: skip
+        written(tmp_path / name, rows)
+    parts(Squad(train="x.en.json", test="y.de.json"), tmp_path, False)
+    assert "shares" not in caplog.text
+
+
+def test_a_class_that_goes_to_test_with_its_group_is_told(tmp_path, caplog):
+    lines = [f"take {n},speaker {n % 10},{'ab'[n % 10 > 7]}" for n in range(50)]
+    written(tmp_path / "x.csv", "\n".join(["text,speaker,label", *lines]))
+    table = Table(train="x.csv", test_fraction=0.5, group="speaker")
+    data = TextClassification().check(table.load(locator(tmp_path)))
+    told = []
+    for seed in range(30):
+        caplog.clear()
+        found = split(data, table.model_copy(update={"split_seed": seed}), "label", False)
+        lost = set(data["train"]["label"]) - set(found["train"]["label"])
+        assert ("all rows of b went to test with their 'speaker'" in caplog.text) == bool(lost)
+        told += lost
+    assert told
 
 
 def test_questions_about_one_text_stay_together_without_titles(tmp_path):

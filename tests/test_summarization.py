@@ -23,6 +23,7 @@ from hf_sft import Recipe, run
 from hf_sft.cli import main
 from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.tasks import Summarization, Translation
+from hf_sft.tasks.scripts import words
 from hf_sft.tasks.summarization_metrics import StreamingSummarization, sentences
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -51,6 +52,39 @@ def test_batch_by_batch_is_rouges_mean(stem, sizes):
         assert found[kind.lower()] == pytest.approx(100 * mean)
     stemmer = "Porter stemmer" if stem else "no stemmer"
     assert stemmer in metric.tables["signature"][0]["signature"]
+
+
+LANGUAGES = {
+    "hi": ("बूढ़ा कुत्ता दौड़ता है", "बूढ़ा कुत्ता सोता है", 75),
+    "ru": ("Старая собака бежит", "старая собака спит", 66.7),
+    "zh": ("老狗跑。", "老狗睡。", 66.7),
+    "th": ("หมา", "หมู", 40),
+    "ar": ("الكلب يجري", "الكلب ينام", 50),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_scripts_without_a_to_z_are_no_zeros(language):
+    hypothesis, reference, rouge1 = LANGUAGES[language]
+    rows = Dataset.from_dict({"document": ["d"], "summary": [reference]})
+    metric = StreamingSummarization(Letters(), rows, ("document", "summary"))
+    metric.add([hypothesis], [reference])
+    assert metric.scores()["rouge1"] == pytest.approx(rouge1, abs=0.1)
+    said = metric.signatures()[0]["signature"]
+    assert "every script" in said
+    assert "no stemmer" in said
+    usual = StreamingSummarization(Letters(), rows, ("document", "summary"), True, "rouge")
+    usual.add([hypothesis], [reference])
+    assert usual.scores()["rouge1"] == 0
+    assert "100% of the letters are others" in usual.signatures()[0]["signature"]
+
+
+def test_german_is_scored_as_published_and_what_is_lost_is_told():
+    rows = Dataset.from_dict({"document": ["d"], "summary": ["für die Tür"]})
+    metric = StreamingSummarization(Letters(), rows, ("document", "summary"))
+    assert not metric.unicode
+    assert "22% of the letters are others" in metric.signatures()[0]["signature"]
+    assert words("Für die Tür!") == ["für", "die", "tür"]
 
 
 class Letters:

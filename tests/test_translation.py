@@ -14,6 +14,7 @@ from hf_sft import LayerGroups, Recipe, run
 from hf_sft.cli import main
 from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.tasks import Translation as Task
+from hf_sft.tasks.translation import usual
 from hf_sft.tasks.translation_metrics import StreamingTranslation
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -92,12 +93,36 @@ def test_what_a_last_batch_repeats_does_not_count():
 @pytest.mark.parametrize(
     ("settings", "tokenizer"),
     [({}, "13a"), ({"target_lang": "zh_CN"}, "zh"), ({"target": "translation.zh"}, "zh"),
-     ({"target_lang": "zh", "tokenize": "char"}, "char")], ids=str,
+     ({"target_lang": "zh", "tokenize": "char"}, "char"), ({"target_lang": "jpn_Jpan"}, "char"),
+     ({"target_lang": "ko"}, "char"), ({"target_lang": "th"}, "char"),
+     ({"target_lang": "de_DE"}, "13a")], ids=str,
 )  # fmt: skip
 def test_chinese_is_split_into_its_signs(settings, tokenizer):
     metric = Task(**settings).metrics([])
     metric.add(["a"], ["a"])
     assert f"tok:{tokenizer}" in metric.signatures()[1]["signature"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokenizer"),
+    [(["一只老狗", "GPU 很快"], "zh"), (["老いた犬は走る"], "char"), (["늙은 개"], "char"),
+     (["หมาแก่"], "char"), (["старая собака", "alter Hund"], "13a"), ([], "13a")],
+    ids=["chinese", "japanese", "korean", "thai", "russian", "nothing"],
+)  # fmt: skip
+def test_without_a_code_the_letters_tell(texts, tokenizer):
+    assert usual("target", texts) == tokenizer
+    assert usual("en", ["一只老狗"]) == "zh"  # a column of that name says less than its letters
+
+
+def test_a_tokenizer_that_cannot_be_had_is_refused_at_once(monkeypatch):
+    def none(**settings):
+        raise RuntimeError("extra dependencies")
+
+    monkeypatch.setattr("hf_sft.tasks.translation.BLEU", none)
+    rows = DatasetDict(train=Dataset.from_dict({"source": ["a"], "target": ["b"]}))
+    with pytest.raises(DataError, match=r"task.tokenize: ja-mecab .*sacrebleu\[ja\].*char"):
+        Task(tokenize="ja-mecab").check(rows)
+    assert Task().check(rows)["train"].num_rows == 1
 
 
 # ---- data ----

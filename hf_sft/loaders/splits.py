@@ -32,11 +32,19 @@ def split(data: DatasetDict, loader: Loader, label: str | None, validation: bool
     for name, fraction in fractions.items():
         if fraction and name not in data:
             place = (fraction, loader.split_seed, f"data.{name}_fraction")
+            whole = data["train"]
             data["train"], data[name] = (
-                carve(data["train"], label, *place)
+                carve(whole, label, *place)
                 if loader.group is None
-                else carve_groups(data["train"], loader.group, *place)
+                else carve_groups(whole, loader.group, *place)
             )
+            if lost := _untrained(whole, data["train"], label):
+                log.warning(
+                    "data.%s_fraction: all rows of %s went to %s with their %r, so that train has "
+                    "none: the model cannot learn them. Set another data.split_seed, give the "
+                    "split as a file, or leave them out with data.keep_labels.",
+                    *(name, listing(lost), name, loader.group),
+                )
     _warn_of_shared(data, loader.group)
     if loader.per_class:
         if label is None:
@@ -97,6 +105,13 @@ def carve_groups(
         carved += parts[number]
     kept = sorted(set(range(len(rows))) - set(carved))
     return rows.select(kept), rows.select(sorted(carved))
+
+
+def _untrained(before: Dataset, after: Dataset, label: str | None) -> list[str]:
+    """The classes that only the first has a row of."""
+    if label is None or not isinstance(before.features[label], ClassLabel):
+        return []
+    return [_name(before, label, c) for c in sorted(set(before[label]) - set(after[label]))]
 
 
 def _warn_of_shared(data: DatasetDict, group: str | None) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from hf_sft.errors import DataError, UserError
 from hf_sft.loaders.base import Loader
+from hf_sft.loaders.squad_groups import with_joint_titles
 from hf_sft.resources import Locate
 from hf_sft.squad_files import read_squad
 
@@ -24,7 +25,8 @@ class Squad(Loader):
 
     A split is a file, a list of files, or {language: file}. In a list, the language is what the
     name says (``xquad.de.json``). Parts that are carved from train keep the questions of one
-    article, its ``title``, together in all languages: otherwise a text is in both parts.
+    article, its ``title``, together in all languages: otherwise a text is in both parts. Where
+    titles are translated or missing, ids tell what belongs together, or else the rows' places.
     """
 
     type: Literal["squad"] = "squad"
@@ -37,16 +39,17 @@ class Squad(Loader):
         return {key: name for _, key, name, _ in self._each()}
 
     def read(self, locate: Locate) -> DatasetDict:
-        found: dict[str, list] = {}
-        problems = []
+        files, problems = [], []
         for split, key, name, language in self._each():
             try:
-                rows = read_squad(locate(name), f"data.{key}", language)
-                found.setdefault(split, []).append(rows)
+                files.append((split, read_squad(locate(name), f"data.{key}", language)))
             except UserError as error:
                 problems.append(str(error))
         if problems:
             raise DataError("\n".join(problems))
+        found: dict[str, list] = {}
+        for (split, _), rows in zip(files, with_joint_titles(files), strict=True):
+            found.setdefault(split, []).append(rows)
         return DatasetDict({s: concatenate_datasets(parts) for s, parts in found.items()})
 
     def _each(self):

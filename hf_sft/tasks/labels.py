@@ -38,13 +38,24 @@ def encode_labels(data: DatasetDict, column: str, keep: list | None = None) -> D
 
 
 def missing_labels(rows: Dataset, column: str, split: str) -> list[str]:
-    """A line for each of the first rows without a usable label, and a count of the rest."""
+    """A line for each of the first rows without a usable label, and a count of the rest.
+
+    Numbers from -1 are told once: -1 may be a class, or stand for an unknown one.
+    """
+    values = rows[column][:]
+    if {type(value) for value in values} == {int} and min(values) == -1 and max(values) >= 0:
+        return [
+            f"data.{split}: {values.count(-1)} of {len(values)} rows have the {column!r} -1, the "
+            f"first is row {values.index(-1) + 1}. Where -1 is a class (-1, 0, 1), write names in "
+            "its place (negative, neutral, positive); where it says that the class is not known, "
+            "remove the rows."
+        ]
     return first_few(
         f"data.{split}",
         [
             f"row {number}: {column!r} is {_shown(value)}; every row needs a class. "
             "Remove the row, or give it a label (a name, where -1 stands for a class)."
-            for number, value in enumerate(rows[column], 1)
+            for number, value in enumerate(values, 1)
             if _unusable(value)
         ],
     )

@@ -11,7 +11,9 @@ from hf_sft.tasks.summarization_metrics import SCALARS, StreamingSummarization
 class Summarization(Seq2Seq):
     """Documents and their summaries, scored by ROUGE; ROUGE-2 chooses the best checkpoint.
 
-    ``stem``: compare word stems, as most papers do; for English only.
+    ``stem``: compare word stems, as most papers do; for English only. ``tokenize``: words of a-z
+    and 0-9 as ``rouge`` scores are published for English, or of the letters of every script
+    (``unicode``, the default where most letters of the summaries are others). The report says which.
     """
 
     type: Literal["summarization"] = "summarization"
@@ -21,8 +23,10 @@ class Summarization(Seq2Seq):
     source: str = "document"
     target: str = "summary"
     stem: bool = True
+    tokenize: Literal["rouge", "unicode"] | None = None
 
     def metrics(
         self, names: list[str], processor: Any = None, rows: Dataset | None = None
     ) -> StreamingSummarization:
-        return StreamingSummarization(processor, rows, (self.source, self.target), self.stem)
+        columns = (self.source, self.target)
+        return StreamingSummarization(processor, rows, columns, self.stem, self.tokenize)

@@ -7,11 +7,20 @@ from typing import Any
 from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 
+from hf_sft.tasks.scripts import foreign_share, words
 from hf_sft.tasks.written_metrics import StreamingTexts
 
 KINDS = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougel", "rougeLsum": "rougelsum"}
 SCALARS = tuple(KINDS.values())
-SENTENCE = re.compile(r"(?<=[.!?])\s+")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।؟])")
+SOME = 0.01  # letters that rouge-score does not know: told from here on
+
+
+class _AllScripts:
+    """What RougeScorer takes for a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
 
 
 class StreamingSummarization(StreamingTexts):
@@ -20,14 +29,27 @@ class StreamingSummarization(StreamingTexts):
     P and R are the shares of the hypothesis's and of the reference's words (1), pairs of words (2)
     or longest common subsequence (L) that both have (Lin 2004). Lsum takes the union of the
     subsequences over sentences, split here after ``.``, ``!`` and ``?``. Words are runs of a-z and
-    0-9, as in Google's rouge-score: for a language in another script it finds none.
-    Four sums are kept, whatever the number of texts.
+    0-9, as in Google's rouge-score, which finds none in another script; or of the letters of every
+    script (`scripts.words`), never stemmed. Four sums are kept, whatever the number of texts.
+
+    Args:
+        stem: compare Porter's stems.
+        words: ``rouge``, ``unicode``; None: unicode where most letters of the targets are not a-z.
     """
 
     def __init__(
-        self, processor: Any, rows: Dataset | None, columns: tuple[str, str], stem: bool = True
+        self,
+        processor: Any,
+        rows: Dataset | None,
+        columns: tuple[str, str],
+        stem: bool = True,
+        words: str | None = None,
     ):
-        self.stem, self.scorer = stem, RougeScorer(list(KINDS), use_stemmer=stem)
+        self.foreign = 0.0 if rows is None else foreign_share(rows[columns[1]])
+        self.unicode = words == "unicode" or (words is None and self.foreign > 0.5)
+        self.stem = stem and not self.unicode
+        tokenizer = _AllScripts() if self.unicode else None
+        self.scorer = RougeScorer(list(KINDS), use_stemmer=self.stem, tokenizer=tokenizer)
         super().__init__(processor, rows, columns)
 
     def reset(self) -> None:
@@ -47,6 +69,11 @@ class StreamingSummarization(StreamingTexts):
         stemmer = "Porter stemmer" if self.stem else "no stemmer"
         version = metadata.version("rouge-score")
         said = f"rouge-score {version}, {stemmer}, mean F1, sentences end at . ! ? or a line's end"
+        if self.unicode:
+            said += ", words of letters and digits of every script, singly where it has no spaces"
+        elif self.foreign > SOME:
+            said += f", words of a-z and 0-9: {self.foreign:.0%} of the letters are others, and "
+            said += "part words (task.tokenize: unicode keeps them)"
         return [{"metric": "rouge", "signature": said}]
 
 

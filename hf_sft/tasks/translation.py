@@ -1,30 +1,76 @@
 """translation: a text in one language becomes one in another."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from sacrebleu.metrics import BLEU
 
+from hf_sft.errors import DataError
+from hf_sft.tasks.scripts import UNSPACED, scripts
 from hf_sft.tasks.seq2seq import Seq2Seq
 from hf_sft.tasks.translation_metrics import SCALARS, StreamingTranslation
+
+CHINESE = ("zh", "zho", "yue", "cmn")
+BY_LETTER = ("ja", "jpn", "ko", "kor", "th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo")
 
 
 class Translation(Seq2Seq):
     """Pairs of texts, or the Hub's column ``translation`` ({en: …, de: …}).
 
     Scored by chrF, which chooses the best checkpoint (it tells bad translations apart where BLEU is
-    0), and BLEU. ``tokenize``: sacreBLEU's way to find words for BLEU; default ``zh`` for Chinese
-    targets, else ``13a``, the one that papers report.
+    0), and BLEU. ``tokenize``: sacreBLEU's way to find words for BLEU. By default ``zh`` for
+    Chinese targets, ``char`` for Japanese, Korean, Thai, Lao, Khmer, Burmese and Tibetan ones, else
+    ``13a``, the one that papers report; without ``target_lang``, the letters of the targets tell.
+    The report has the signature.
     """
 
     type: Literal["translation"] = "translation"
     written: ClassVar[str] = "translation_text"
     selection_metric: ClassVar[str] = "chrf"
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
-    tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = None
+    tokenize: (
+        Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab", "flores101",
+                "flores200"] | None
+    ) = None  # fmt: skip
+
+    def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
+        if self.tokenize is not None:
+            refuse_unusable(self.tokenize)
+        return super().check(data, keep)
 
     def metrics(
         self, names: list[str], processor: Any = None, rows: Dataset | None = None
     ) -> StreamingTranslation:
-        chinese = (self.target_lang or self.target.rpartition(".")[2]).startswith(("zh", "zho"))
-        words = self.tokenize or ("zh" if chinese else "13a")
+        language = self.target_lang or self.target.rpartition(".")[2]
+        words = self.tokenize or usual(language, [] if rows is None else rows[self.target])
         return StreamingTranslation(processor, rows, (self.source, self.target), words)
+
+
+def usual(language: str, texts: Iterable[str]) -> str:
+    """sacreBLEU's tokenizer for a language, or where its code says nothing, for these texts."""
+    code = language.replace("-", "_").partition("_")[0].lower()
+    if code in CHINESE or code in BY_LETTER:
+        return "zh" if code in CHINESE else "char"
+    found = scripts(texts)
+    unspaced = sum(found[script] for script in (*UNSPACED, "HANGUL"))
+    if 2 * unspaced <= found.total():
+        return "13a"
+    return "zh" if 2 * found["CJK"] > found.total() and not found["HIRAGANA"] else "char"
+
+
+def refuse_unusable(tokenize: str) -> None:
+    """A tokenizer may need a package, or a file from the network.
+
+    Raises:
+        DataError: sacreBLEU cannot make it here.
+    """
+    try:
+        BLEU(tokenize=tokenize)
+    except Exception as error:  # RuntimeError, ImportError, or whatever a download ends in
+        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize)
+        how = f"pip install '{extra}'" if extra else "it takes sentencepiece and a file it loads"
+        raise DataError(
+            f"task.tokenize: {tokenize} cannot be used here ({type(error).__name__}): {how}; or "
+            "set tokenize: char, or leave the key out."
+        ) from error
