@@ -33,14 +33,16 @@ def without_labels(inputs: Mapping[str, Any], model: nn.Module) -> dict[str, Any
 def logits_of(outputs: Any, who: str = "the model") -> Tensor:
     """(examples, …, classes); of a span's start and end (examples, 2, positions).
 
+    A model that finds masks: the classes of its queries (examples, queries, classes + 1).
+
     Raises:
         UserError: the model answers otherwise.
     """
-    for key in ("logits", "start_logits"):
+    for key in ("logits", "start_logits", "class_queries_logits"):
         found = outputs.get(key) if isinstance(outputs, Mapping) else getattr(outputs, key, None)
         if found is None:
             continue
-        if key == "logits":
+        if key != "start_logits":
             return found
         return torch.stack([found, outputs["end_logits"]], dim=1)
     raise UserError(f"penalty: {who} gives no logits that could be compared. Take l2-sp.")
