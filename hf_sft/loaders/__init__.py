@@ -7,6 +7,7 @@ from hf_sft.loaders.coco import Coco
 from hf_sft.loaders.conll import Conll
 from hf_sft.loaders.hub import Hub
 from hf_sft.loaders.image_folder import ImageFolder
+from hf_sft.loaders.mask_folder import MaskFolder
 from hf_sft.loaders.parallel_text import ParallelText
 from hf_sft.loaders.pixel_table import PixelTable
 from hf_sft.loaders.squad import Squad
@@ -23,6 +24,7 @@ __all__ = [
     "Hub",
     "ImageFolder",
     "Loader",
+    "MaskFolder",
     "ParallelText",
     "PixelTable",
     "Squad",

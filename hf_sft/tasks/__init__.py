@@ -3,6 +3,7 @@
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.fill_mask import FillMask
 from hf_sft.tasks.image_classification import ImageClassification
+from hf_sft.tasks.image_segmentation import ImageSegmentation
 from hf_sft.tasks.multiple_choice import MultipleChoice
 from hf_sft.tasks.question_answering import QuestionAnswering
 from hf_sft.tasks.summarization import Summarization
@@ -14,6 +15,7 @@ from hf_sft.tasks.translation import Translation
 __all__ = [
     "FillMask",
     "ImageClassification",
+    "ImageSegmentation",
     "MultipleChoice",
     "QuestionAnswering",
     "Summarization",
