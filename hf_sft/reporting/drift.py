@@ -100,11 +100,13 @@ def _shared(original: Any, tuned: Any, head: set[str]) -> dict[str, Tensor]:
 
 
 def _batch_size(model: Any, rows: Any) -> int:
-    """Rows at a time: fewer where each position is answered with one number for every word."""
+    """Rows at a time: fewer where each position is answered with one number for every class."""
     try:
         table = model.get_output_embeddings()
     except (NotImplementedError, AttributeError):  # images
         table = None
+    if (maps := rows[0].get("labels")) is not None and torch.is_tensor(maps) and maps.ndim == 2:
+        return min(BATCH, max(1, MOST_LOGITS // (model.config.num_labels * maps.numel())))
     if table is None or "labels" not in rows.column_names:
         return BATCH
     longest = max(len(ids) if isinstance(ids, list) else 1 for ids in rows["labels"])

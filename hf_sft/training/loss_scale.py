@@ -73,7 +73,8 @@ def count_items(trainer: Any, batch: Mapping[str, Any]) -> int:
         labels = labels[..., 1:]
     config = getattr(trainer.model, "config", None)
     per_pixel = labels.ndim > 2  # (examples, height, width); elsewhere 255 is a class
-    ignored = getattr(config, "semantic_loss_ignore_index", -100) if per_pixel else -100
+    names = ("semantic_loss_ignore_index", "loss_ignore_index") if per_pixel else ()
+    ignored = next((getattr(config, name) for name in names if hasattr(config, name)), -100)
     return int((labels != ignored).sum())
 
 
