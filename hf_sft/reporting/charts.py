@@ -106,6 +106,17 @@ def layers(found: list[dict[str, Any]]) -> str:
     return _drawing(ALIKE, (5.2, 2.7), draw)
 
 
+def curves(chart: dict[str, Any]) -> str:
+    """A chart of `Task.pictures`: ``lines`` name -> points in 0..1, axes ``x`` and ``y``."""
+
+    def draw(axes: Axes) -> None:
+        for name, points in chart["lines"].items():
+            axes.plot(*zip(*points, strict=True), label=name, lw=1.6)
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel=chart["x"], ylabel=chart["y"])
+
+    return _drawing(chart["caption"], (4.4, 3.0), draw)
+
+
 def short(name: str) -> str:
     """``block 3`` and ``bert.encoder.layer.3`` as 3; another name by its end."""
     number = re.search(r"(?:^|[ .])(\d+)$", name)

@@ -40,6 +40,7 @@ def render(report: Report) -> str:
         number=number,
         setting=setting,
         breakable=lambda name: Markup.escape(name).replace(".", Markup(".<wbr>")),
+        curves=lambda chart: Markup(charts.curves(chart)),
         share=lambda value: "–" if value is None else f"{value:.4f}",
     )
     return page.get_template("report.html.j2").render(

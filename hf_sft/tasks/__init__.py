@@ -4,7 +4,9 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.fill_mask import FillMask
 from hf_sft.tasks.image_classification import ImageClassification
 from hf_sft.tasks.image_segmentation import ImageSegmentation
+from hf_sft.tasks.masked_image_modeling import MaskedImageModeling
 from hf_sft.tasks.multiple_choice import MultipleChoice
+from hf_sft.tasks.object_detection import ObjectDetection
 from hf_sft.tasks.question_answering import QuestionAnswering
 from hf_sft.tasks.summarization import Summarization
 from hf_sft.tasks.text_classification import TextClassification
@@ -16,7 +18,9 @@ __all__ = [
     "FillMask",
     "ImageClassification",
     "ImageSegmentation",
+    "MaskedImageModeling",
     "MultipleChoice",
+    "ObjectDetection",
     "QuestionAnswering",
     "Summarization",
     "Task",

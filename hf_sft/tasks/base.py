@@ -29,6 +29,9 @@ class Task(Component):
             like lengths are trained together, unless the recipe says otherwise.
         draws: its predictions are pictures too: ``hf-sft predict --output FOLDER``.
         label_names: the batch's keys that hold labels; None lets Trainer find out.
+        chooses: its model says which of several classes or words it is, so that the source's own
+            head can be asked what it still knows.
+        own_weights: globs of parameters below the head that a source may lack (a mask token).
     """
 
     auto_class: ClassVar[str]
@@ -42,6 +45,8 @@ class Task(Component):
     draws: ClassVar[bool] = False
     unequal: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
+    chooses: ClassVar[bool] = True
+    own_weights: ClassVar[tuple[str, ...]] = ()
 
     def auto_model(self, config: Any) -> Any:
         """The Auto class that ``from_pretrained`` and ``from_config`` of this configuration need.
@@ -127,7 +132,9 @@ class Task(Component):
         """Pictures of an evaluated split for the report: title -> {caption, image} each.
 
         ``image``: a data URI (`pictures.picture` makes one); few and small, as the report and its
-        page hold them. ``metrics``: what `metrics` gave, after the last batch.
+        page hold them. Or a chart: {caption, lines, x, y}, ``lines`` a dict of name -> points in
+        0..1, ``x`` and ``y`` the axes' words. ``metrics``: what `metrics` gave, after the last
+        batch.
         """
         return {}
 

@@ -13,7 +13,7 @@ from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.penalties.penalty import Penalty
 from hf_sft.starting_point import StartingPoint, unmarked
-from hf_sft.training import loss_scale, optimizer_setup, prior_data
+from hf_sft.training import loss_scale, optimizer_setup, prior_data, ragged_labels
 from hf_sft.training.alike_lengths import AlikeBatches
 from hf_sft.training.completed import chosen, is_last, take_up
 from hf_sft.training.plan_follower import PlanFollower
@@ -32,7 +32,7 @@ REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that 
 for any accumulation and number of processes."
 
 
-class TransferMixin(AlikeBatches):
+class TransferMixin(AlikeBatches, ragged_labels.RaggedLabels):
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
     Order inside one optimizer step: forward and backward of every micro-batch, function priors in
