@@ -92,6 +92,69 @@ def test_a_label_that_is_no_ending(value):
     assert f"data.train row 1: 'label' is {value!r}, not the number of an ending, 0 to 3" in message
 
 
+SPELLED = {
+    "letters": lambda row: "ABCD"[row["label"]],
+    "small letters": lambda row: "abcd"[row["label"]],
+    "words of digits": lambda row: str(row["label"]),
+    "from one": lambda row: row["label"] + 1,
+    "words from one": lambda row: str(row["label"] + 1),
+    "texts": lambda row: row[ENDINGS[row["label"]]],
+}
+
+
+@pytest.mark.parametrize("form", SPELLED)
+def test_answers_are_numbers_however_they_are_spelled(form):
+    rows = examples(20)
+    assert {row["label"] for row in rows} == {0, 1, 2, 3}
+    found = checked([{**row, "label": SPELLED[form](row)} for row in rows])
+    assert found["label"][:] == [row["label"] for row in rows]
+
+
+def test_letters_of_the_hub_are_places():
+    rows = Dataset.from_list([{**row, "label": 3 - row["label"]} for row in examples(20)])
+    data = DatasetDict(train=rows.cast_column("label", ClassLabel(names=list("DCBA"))))
+    found = MultipleChoice().check(data)["train"]["label"][:]
+    assert found == [row["label"] for row in examples(20)]
+
+
+def as_lists(row):
+    """The endings in one column of lists, as RACE has them, and below a name, as ARC."""
+    endings = [row[name] for name in ENDINGS]
+    row = {"sent1": row["sent1"], "sent2": row["sent2"], "label": "ABCD"[row["label"]]}
+    return {**row, "options": endings, "choices": {"text": endings, "label": list("ABCD")}}
+
+
+@pytest.mark.parametrize("column", ["options", "choices.text"])
+def test_endings_in_one_column_are_those_in_several(tmp_path, capsys, tokenizer, column):
+    rows = [as_lists(row) for row in examples(40)]
+    task, usual = MultipleChoice(endings=column), MultipleChoice()
+    encoded = task.encode(checked(rows, endings=column), tokenizer, None)
+    assert encoded.to_dict() == usual.encode(checked(examples(40)), tokenizer, None).to_dict()
+
+    path = recipe(tmp_path, task={"endings": column})
+    for name in ("train", "test"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows[:: 1 if name == "train" else 4])
+        (tmp_path / f"{name}.jsonl").write_text(lines, "utf-8")
+    raw = yaml.safe_load(path.read_text("utf-8"))
+    raw["data"] = {"type": "table", "train": "train.jsonl", "test": "test.jsonl"}
+    path.write_text(yaml.safe_dump(raw), "utf-8")
+    assert main(["run", str(path)]) == 0
+    out = tmp_path / "answers.jsonl"
+    command = ["predict", str(tmp_path / "out"), str(tmp_path / "test.jsonl")]
+    assert main([*command, "--output", str(out)]) == 0
+    first = json.loads(out.read_text("utf-8").splitlines()[0])
+    assert first["answer"] == rows[0]["options"][first["choice"]]
+
+
+def test_lists_of_unequal_length_are_named():
+    rows = [as_lists(row) for row in examples(3)]
+    rows[1]["options"] = rows[1]["options"][:3]
+    assert "data.train row 2: 'options' has 3 texts, the first row 4" in refused(
+        rows, endings="options"
+    )
+    assert "holds no lists" in refused(examples(2), endings="ending0")
+
+
 def test_bad_columns_and_texts_are_named():
     rows = examples(2)
     assert "task.endings[1] names column 'ending9'" in refused(rows, endings=["ending0", "ending9"])

@@ -1,12 +1,11 @@
 """multiple-choice: which of several endings, or answers, belongs to a text (SWAG)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict
 from pydantic import Field
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding
@@ -16,6 +15,9 @@ from hf_sft.table_files import read_table
 from hf_sft.tasks import cut_texts
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.multiple_choice_columns import columns_of, flat, numbered, spread
+from hf_sft.tasks.multiple_choice_metrics import StreamingChoices
+from hf_sft.tasks.text_inputs import as_text
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 FOUND = ("choice", "answer", "probability", "probabilities")  # columns of the predictions
@@ -25,8 +27,9 @@ class MultipleChoice(Task):
     """Each ending with its context is one sequence; one score for each, softmax over the endings.
 
     ``[CLS] context [SEP] question ending [SEP]``: ``question`` is the start that all endings go on
-    from (SWAG's ``sent2``), or a question; null where there is none. ``label``: the number of the
-    right ending, from 0. Zellers et al. 2018, "SWAG" (arXiv 1808.05326).
+    from (SWAG's ``sent2``), or a question; null where there is none. ``endings``: columns, or one
+    of lists of equal length. ``label``: the number of the right ending (from 0, or 1 to n where
+    all of these occur), its letter, or its text. Zellers et al. 2018, "SWAG" (arXiv 1808.05326).
     """
 
     type: Literal["multiple-choice"] = "multiple-choice"
@@ -37,55 +40,67 @@ class MultipleChoice(Task):
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     context: str = "sent1"
     question: str | None = "sent2"
-    endings: list[str] = Field(["ending0", "ending1", "ending2", "ending3"], min_length=2)
+    endings: Annotated[list[str], Field(min_length=2)] | str = [
+        "ending0", "ending1", "ending2", "ending3"
+    ]  # fmt: skip
     label: str = "label"
     max_length: int | None = Field(None, ge=4)
 
     def columns(self) -> dict[str, str]:
         texts = {"task.context": self.context, "task.question": self.question}
-        texts |= {f"task.endings[{i}]": column for i, column in enumerate(self.endings)}
+        if isinstance(self.endings, str):
+            texts |= {"task.endings": self.endings}
+        else:
+            texts |= {f"task.endings[{i}]": column for i, column in enumerate(self.endings)}
         return {k: v for k, v in texts.items() if v is not None} | {"task.label": self.label}
 
-    @property
-    def texts(self) -> list[str]:
-        """The columns that hold text."""
-        return [column for key, column in self.columns().items() if key != "task.label"]
+    def texts(self, found: Sequence[str]) -> list[str]:
+        """The columns that hold text, among those of rows that were read."""
+        first = [self.context] if self.question is None else [self.context, self.question]
+        return [*first, *columns_of(self.endings, found)]
 
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
+        names = [*self.columns().values()]
+        data = DatasetDict({split: flat(rows, names) for split, rows in data.items()})
         self.refuse_missing(data)
         problems = []
         if keep is not None:
             problems.append("data.keep_labels: this task has no classes; leave the key out.")
-        data = DatasetDict({split: self._typed(rows) for split, rows in data.items()})
+        data = DatasetDict({s: self._typed(rows, f"data.{s}") for s, rows in data.items()})
+        endings = columns_of(self.endings, data["train"].column_names)
+        for split, rows in data.items():
+            if (other := columns_of(self.endings, rows.column_names)) != endings:
+                problems.append(
+                    f"data.{split}: {self.endings!r} has {len(other)} texts in each row, in train "
+                    f"{len(endings)}. As many are wanted."
+                )
+        if problems:
+            raise DataError("\n".join(problems))
+        data = numbered(data, self.label, endings)
         for split, rows in data.items():
             problems += first_few(f"data.{split}", self._text_problems(rows))
-            problems += first_few(f"data.{split}", self._label_problems(rows))
+            problems += first_few(f"data.{split}", self._label_problems(rows, len(endings)))
         if problems:
             raise DataError("\n".join(problems))
         return data
 
-    def _typed(self, rows: Dataset) -> Dataset:
-        for column in self.texts:
-            if getattr(rows.features[column], "dtype", "").startswith(("int", "float", "bool")):
-                rows = rows.cast_column(column, Value("string"))  # an answer may be the number 7
-        if isinstance(rows.features.get(self.label), ClassLabel):
-            rows = rows.cast_column(self.label, Value("int64"))
-        return rows
+    def _typed(self, rows: Dataset, place: str) -> Dataset:
+        rows = spread(rows, self.endings, place)
+        return as_text(rows, self.texts(rows.column_names))  # an answer may be the number 7
 
     def _text_problems(self, rows: Dataset) -> list[str]:
         return [
             f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
-            for column in self.texts
+            for column in self.texts(rows.column_names)
             for number, value in enumerate(rows[column], 1)
             if not isinstance(value, str)
         ]
 
-    def _label_problems(self, rows: Dataset) -> list[str]:
-        count = len(self.endings)
+    def _label_problems(self, rows: Dataset, count: int) -> list[str]:
         return [
             f"row {number}: {self.label!r} is {value!r}, not the number of an ending, 0 to "
-            f"{count - 1}. Correct the row; a split without answers (-1) is left out of "
-            "data.splits."
+            f"{count - 1}, nor its letter or its text. Correct the row; a split without answers "
+            "(-1) is left out of data.splits."
             for number, value in enumerate(rows[self.label], 1)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count
         ]
@@ -100,9 +115,10 @@ class MultipleChoice(Task):
             _encode, batched=True, fn_kwargs=settings, remove_columns=rows.column_names
         )
 
+        count = len(columns_of(self.endings, rows.column_names))
+
         def whole(numbers: list[int]) -> list[int]:
             found = processor(*_pairs(rows.select(numbers)[:], self), verbose=False)["input_ids"]
-            count = len(self.endings)
             return [max(map(len, found[i : i + count])) for i in range(0, len(found), count)]
 
         cut_texts.tell("task.max_length", "rows", encoded, self._limit(processor), whole)
@@ -116,15 +132,17 @@ class MultipleChoice(Task):
         return Collator(processor)
 
     def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
-        return StreamingChoices(self.endings)
+        given = isinstance(self.endings, list)
+        return StreamingChoices(columns_of(self.endings, [] if given else rows.column_names))
 
     def read_inputs(self, path: Path) -> Dataset:
-        rows = read_table(path, "")
+        rows = flat(read_table(path, ""), [*self.columns().values()])
         missing = self.missing_columns(f"'{path.name}'", rows.column_names)
         if missing := [line for line in missing if not line.startswith("task.label")]:
             raise DataError("\n".join(missing))
-        taken = {self.label, *FOUND} - set(self.texts)
-        rows = self._typed(rows.remove_columns([c for c in rows.column_names if c in taken]))
+        rows = self._typed(rows, f"'{path.name}'")
+        taken = {self.label, *FOUND} - set(self.texts(rows.column_names))
+        rows = rows.remove_columns([c for c in rows.column_names if c in taken])
         if problems := first_few(f"'{path.name}'", self._text_problems(rows)):
             raise DataError("\n".join(problems))
         if len(rows) == 0:
@@ -135,6 +153,7 @@ class MultipleChoice(Task):
     def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
         """The rows with the number of the ending, its text, and the probability of each."""
         encoded, number = self.encode(rows, processor, model.config), 0
+        endings = columns_of(self.endings, rows.column_names)
         for batch in DataLoader(encoded, size, collate_fn=self.collator(processor)):
             logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
             for shares in logits.float().softmax(-1).tolist():
@@ -143,9 +162,9 @@ class MultipleChoice(Task):
                 yield {
                     **given,
                     "choice": best,
-                    "answer": given[self.endings[best]],
+                    "answer": given[endings[best]],
                     "probability": shares[best],
-                    "probabilities": dict(zip(self.endings, shares, strict=True)),
+                    "probabilities": dict(zip(endings, shares, strict=True)),
                 }
                 number += 1
 
@@ -171,60 +190,21 @@ class Collator:
         return batch
 
 
-class StreamingChoices:
-    """Trainer's ``compute_metrics``: counts alone are kept.
-
-    ``tables["endings"]``: by the place of the right ending, how often it was chosen; a model that
-    prefers one place whatever stands there shows in ``chosen``.
-    """
-
-    def __init__(self, endings: list[str]):
-        self.endings = endings
-        self.tables: dict[str, Any] = {}
-        self.counts = np.zeros((len(endings), len(endings)), dtype=np.int64)  # right × chosen
-
-    def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
-        """Take one batch of logits (rows, endings) and labels (rows,)."""
-        logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
-        logits = torch.as_tensor(logits).float()
-        if not logits.isfinite().all():
-            raise DataError(
-                "The model's outputs are not finite: training has diverged. Lower "
-                "training.learning_rate and start anew with --overwrite."
-            )
-        right = torch.as_tensor(batch.label_ids).cpu().numpy()
-        np.add.at(self.counts, (right, logits.argmax(-1).cpu().numpy()), 1)
-        if not compute_result:
-            return {}
-        counts, self.counts = self.counts, np.zeros_like(self.counts)
-        self.tables = {
-            "endings": [
-                {
-                    "ending": name,
-                    "right": int(counts[i].sum()),
-                    "chosen": int(counts[:, i].sum()),
-                    "accuracy": float(counts[i, i] / counts[i].sum()) if counts[i].sum() else None,
-                }
-                for i, name in enumerate(self.endings)
-            ]
-        }
-        return {"accuracy": float(counts.trace() / counts.sum())}
-
-
 def _pairs(batch: dict[str, list], task: MultipleChoice) -> tuple[list[str], list[str]]:
     """Context, and question with ending, of every ending of every row."""
     starts = batch[task.question] if task.question else [""] * len(batch[task.context])
+    endings = columns_of(task.endings, list(batch))
     pairs = [
         (context, f"{start} {batch[ending][row]}".strip())
         for row, (context, start) in enumerate(zip(batch[task.context], starts, strict=True))
-        for ending in task.endings
+        for ending in endings
     ]
     first, second = map(list, zip(*pairs, strict=True))
     return first, second
 
 
 def _encode(batch: dict[str, list], task: MultipleChoice, tokenizer: Any) -> dict[str, list]:
-    count = len(task.endings)
+    count = len(columns_of(task.endings, list(batch)))
     found = tokenizer(*_pairs(batch, task), truncation=True, max_length=task._limit(tokenizer))
     encoded = {
         name: [values[i : i + count] for i in range(0, len(values), count)]
