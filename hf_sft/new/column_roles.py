@@ -17,14 +17,15 @@ class Roles:
         keys: what goes into the ``task`` block.
         inputs: columns a row is recognised by.
         answer: the column with what is to be learnt; None where there is none.
-        form: of the answer: a class per row, several of them, a tag per word, or no classes.
+        form: of the answer: a class per row, several of them, a tag per word, objects in boxes, a
+            mask of classes, or no classes.
         kind: what the inputs are.
     """
 
     keys: dict[str, Any]
     inputs: list[str]
     answer: str | None = None
-    form: Literal["class", "classes", "tags", "none"] = "none"
+    form: Literal["class", "classes", "tags", "objects", "masks", "none"] = "none"
     kind: Literal["text", "tokens", "image"] = "text"
 
     @property

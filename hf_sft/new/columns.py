@@ -4,9 +4,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset
 
 from hf_sft.new.column_roles import Roles, dtype, inner, is_text, named, unseen
+from hf_sft.new.image_columns import (
+    image_column,
+    image_segmentation,
+    masked_image_modeling,
+    object_detection,
+)
 
 LABELS = (
     "label", "labels", "class", "category", "intent", "target", "sentiment", "topic",
@@ -21,7 +27,6 @@ PAIRS = (
     ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
     ("text1", "text2"), ("text_a", "text_b"), ("question", "sentence"), ("query", "passage"),
 )  # fmt: skip
-IMAGES = ("image", "img", "picture", "photo", "file", "path", "file_name", "filename")
 TOKENS = ("tokens", "words", "sentence", "text")
 TAGS = ("ner_tags", "tags", "ner", "labels", "pos_tags", "pos", "chunk_tags", "tag", "label")
 PROMPTS = ("prompt", "instruction", "question", "query", "input")
@@ -78,10 +83,7 @@ def _problem(rows: Dataset, label: str | list[str]) -> str:
 
 
 def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
-    images = [c for c, kind in rows.features.items() if isinstance(kind, Image)]
-    image = given.get("image") or next(iter(images), named(rows.column_names, IMAGES))
-    if image is None:
-        raise unseen("images", ["task.image"], rows)
+    image = image_column(rows, given)
     label = given.get("label") or _label(rows, taken=[image])
     return Roles({"image": image, "label": label}, [image], label, "class", "image")
 
@@ -200,6 +202,9 @@ def _multiple_choice(rows: Dataset, given: dict[str, Any]) -> Roles:
 GUESSES: dict[str, Callable[[Dataset, dict[str, Any]], Roles]] = {
     "text-classification": _text_classification,
     "image-classification": _image_classification,
+    "object-detection": object_detection,
+    "image-segmentation": image_segmentation,
+    "masked-image-modeling": masked_image_modeling,
     "token-classification": _token_classification,
     "question-answering": _question_answering,
     "multiple-choice": _multiple_choice,

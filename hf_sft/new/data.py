@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_sft.errors import DataError, listing
-from hf_sft.loaders.image_folder import ENDINGS as IMAGES
+from hf_sft.images import ENDINGS as IMAGES
+from hf_sft.new.image_data import TASKS as IMAGE_TASKS
+from hf_sft.new.image_data import annotations_block, image_block
 from hf_sft.resources import PACKAGE, ResourceError, locator, package_path
 from hf_sft.table_files import ENDINGS as TABLES
 from hf_sft.table_files import ending
@@ -95,6 +97,8 @@ def split_of(path: Path) -> str | None:
 def _of_file(task: str, path: Path, written: _Written) -> dict[str, Any]:
     if task == "image-classification" and ending(path) == "csv" and (form := _pixels(path)):
         return {"type": "pixel-table", "train": written(path)} | form
+    if block := annotations_block(task, path, written, split_of):
+        return block
     if (kind := _loader_of(task, path)) is None:
         raise DataError(
             f"DATA: '{path.name}' is no data that {task} reads. Choices by ending: "
@@ -147,8 +151,8 @@ def _pixels(path: Path) -> dict[str, Any] | None:
 
 def _of_folder(task: str, path: Path, written: _Written) -> dict[str, Any]:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and _visible(file, path)]
-    if any(file.suffix.lower() in IMAGES for file in files):
-        return {"type": "image-folder", "path": written(path)}
+    if task in IMAGE_TASKS and any(file.suffix.lower() in IMAGES for file in files):
+        return image_block(task, path, files, written, split_of)
     if task == "translation" and (pairs := _parallel(files)):
         return {"type": "parallel-text"} | {
             split: {side: written(file) for side, file in pair.items()}

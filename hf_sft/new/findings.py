@@ -153,11 +153,11 @@ def strange_classes(labels: Mapping[str, Sequence[str | None]], train: Counter) 
     return found
 
 
-def absent_classes(counts: Mapping[str, Counter]) -> list[Finding]:
-    """Classes of train of which another split has no row: nothing is measured of them there."""
+def absent_classes(counts: Mapping[str, Counter], noun: str = "row") -> list[Finding]:
+    """Classes of train of which another split has none: nothing is measured of them there."""
     found = []
     for split, here in counts.items():
         if absent := sorted(set(counts["train"]) - set(here)):
-            text = f"{split}: no row of {counted(len(absent), 'class')}: {listing(absent)}."
+            text = f"{split}: no {noun} of {counted(len(absent), 'class')}: {listing(absent)}."
             found.append(Finding("absent classes", text, len(absent)))
     return found

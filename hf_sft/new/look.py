@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
+from hf_sft.loaders.crops import SOURCE
 from hf_sft.new.column_roles import Roles, inner
 from hf_sft.new.findings import (
     Finding,
@@ -18,12 +19,15 @@ from hf_sft.new.findings import (
     missing_labels,
     tiny_classes,
 )
+from hf_sft.new.image_look import image_findings, mask_classes, object_classes, thing_findings
 from hf_sft.new.repeats import Inputs, duplicates, inputs_of, leakage
 
 OTHER = {  # how another answer to the same input is called
     "class": "another label",
     "classes": "other labels",
     "tags": "other tags",
+    "objects": "other objects",
+    "masks": "another mask",
     "none": "another answer",
 }
 BETWEEN = " | "  # the columns of one input
@@ -48,15 +52,16 @@ def look(data: DatasetDict, roles: Roles, labels: Labels, limit: int | None) -> 
             found += leakage(split, inputs[split], before, inputs[before], other)
     for split, rows in data.items():
         found += duplicates(split, inputs[split], other)
-        found += _of_texts(split, rows, roles, limit)
+        if roles.kind == "image":
+            found += image_findings(split, rows, roles)
+        else:
+            found += _of_texts(split, rows, roles, limit)
         if roles.per_row:
             found += missing_labels(split, roles.answer, labels[split])
     return found + _of_classes(labels, roles)
 
 
 def _of_texts(split: str, rows: Dataset, roles: Roles, limit: int | None) -> list[Finding]:
-    if roles.kind == "image":
-        return []
     texts = list(contents(rows, roles))
     if roles.kind == "tokens":
         empty = empty_texts(split, roles.inputs[0], texts)
@@ -70,12 +75,15 @@ def _of_classes(labels: Labels, roles: Roles) -> list[Finding]:
         return class_findings(labels)
     if roles.form == "none":
         return []
-    counts = {split: Counter(names) for split, names in labels.items()}
+    counts = {split: Counter(filter(None, names)) for split, names in labels.items()}
+    if roles.form in ("objects", "masks"):
+        return thing_findings(counts, "object" if roles.form == "objects" else "mask")
     return [*look_alikes(counts), *tiny_classes(counts["train"])]
 
 
 def _inputs(rows: Dataset, roles: Roles) -> Inputs:
-    answers = None if roles.answer is None else (_answer(v) for v in rows[roles.answer])
+    known = roles.answer is not None and roles.form != "masks"
+    answers = (_answer(value) for value in rows[roles.answer]) if known else None
     names = _image_names(rows, roles) if roles.kind == "image" else ()
     return inputs_of(contents(rows, roles), answers, names)
 
@@ -116,7 +124,9 @@ def _bytes(image: dict[str, Any] | None) -> bytes | None:
 
 
 def _image_names(rows: Dataset, roles: Roles) -> list[str]:
-    """The last two parts of every path: class and file."""
+    """The last two parts of every path, class and file; of a crop what it was cut from."""
+    if SOURCE in rows.column_names:
+        return rows[SOURCE]
     paths = [image and image["path"] for image in _undecoded(rows, roles)]
     return ["/".join(Path(path).parts[-2:]) if path else "an image" for path in paths]
 
@@ -125,6 +135,10 @@ def labels_of(rows: Dataset, roles: Roles) -> list[str | None]:
     """The class of every row, or all that rows have, of entities one for each; None: missing."""
     if roles.form == "none":
         return []
+    if roles.form == "objects":
+        return object_classes(rows, roles)
+    if roles.form == "masks":
+        return mask_classes(rows, roles)
     feature = rows.features[roles.answer]
     if roles.per_row:
         return [label_name(feature, value) for value in rows[roles.answer]]

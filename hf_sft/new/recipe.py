@@ -17,7 +17,7 @@ from datasets import (
 from pydantic import ValidationError
 
 from hf_sft import component
-from hf_sft.errors import DataError, RecipeError, UserError, listing, nearest
+from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.loaders import Loader
 from hf_sft.loaders.splits import split as carve
 from hf_sft.new.column_roles import Roles
@@ -27,6 +27,7 @@ from hf_sft.new.decisions import both_sides, carve_test, keep_classes, leave_out
 from hf_sft.new.findings import Finding
 from hf_sft.new.look import Labels, labels_of, look
 from hf_sft.new.method import METHODS, Method, epochs
+from hf_sft.new.reading import read
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, dump
 from hf_sft.resources import PACKAGE, Locate, locator
@@ -117,19 +118,20 @@ def propose(
     for override in overrides:
         apply_override(raw, override)
     locate = locator(folder)
-    data = _loaded(_block(Loader, raw["data"], "data"), locate)
+    reading = read(raw["data"], lambda block: _block(Loader, block, "data").load(locate))
+    data = reading.data
     seen = _flat(data) if task == "translation" else data
     found = roles(task, seen["train"], raw["task"])
     raw["task"] |= found.keys
     labels = {split: labels_of(rows, found) for split, rows in data.items()}
-    decisions = leave_out_unlabelled(data, found, labels, raw["data"])
+    decisions = reading.decisions + leave_out_unlabelled(data, found, labels, raw["data"])
     decisions += carve_test(data, raw["data"])
     if found.per_row:
         decisions += keep_classes(labels, raw["data"])
     findings = look(seen, found, labels, _limit(raw, method, locate))
     decisions += both_sides(findings, raw["data"])
     _add_method(raw, method, len(data["train"]))
-    refusal = _refusal(raw, data)
+    refusal = reading.refusal or _refusal(raw, data)
     return Proposal(name, raw, method, seen, found, labels, findings, decisions, refusal)
 
 
@@ -180,15 +182,6 @@ def _limit(raw: dict[str, Any], method: Method, locate: Locate) -> int | None:
     return min([n for n in stated if isinstance(n, int)] or [method.limit])
 
 
-def _loaded(loader: Loader, locate: Locate) -> DatasetDict:
-    try:
-        return loader.load(locate)
-    except DataError as error:
-        if "Config name is missing" not in str(error):
-            raise
-        raise DataError(f"{error}\nSay which one: data.name=NAME behind the command.") from error
-
-
 def _flat(data: DatasetDict) -> DatasetDict:
     """The Hub's column ``translation`` ({language: text}) as a column for each language."""
     nested = [c for c, kind in data["train"].features.items() if isinstance(kind, dict)]
@@ -200,7 +193,7 @@ def _add_method(raw: dict[str, Any], method: Method, rows: int) -> None:
     for key, block in method.blocks.items():
         raw.setdefault(key, block)
     if isinstance(training := raw.get("training") or {}, dict):
-        raw["training"] = {**method.training, "num_train_epochs": epochs(rows), **training}
+        raw["training"] = {"num_train_epochs": epochs(rows), **method.training, **training}
     for key in list(raw):
         if raw[key] is None:
             del raw[key]
