@@ -49,7 +49,7 @@ def is_table(path: Path) -> bool:
 def beside(rows: Dataset, folder: Path) -> Dataset:
     """Names of pictures or sounds that lie where their table does, as paths that lead there.
 
-    A column of texts is one of names if the first FEW of them end so, and one is a file in
+    A column of texts is one of names if most of the first FEW end so, and one is a file in
     ``folder``, the table's own, or below it.
     """
     for name, kind in rows.features.items():
@@ -62,8 +62,8 @@ def beside(rows: Dataset, folder: Path) -> Dataset:
 
 def _names_files(values: list[str | None], folder: Path) -> bool:
     named = [value for value in values if value]
-    media = all((mimetypes.guess_type(v, False)[0] or "").startswith(MEDIA) for v in named)
-    return media and any(os.path.isfile(folder / value) for value in named)
+    media = [(mimetypes.guess_type(v, False)[0] or "").startswith(MEDIA) for v in named]
+    return 2 * sum(media) > len(named) and any(os.path.isfile(folder / value) for value in named)
 
 
 def read_table(path: Path, place: str) -> Dataset:
