@@ -41,14 +41,15 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
     Raises:
         SourceError: nothing there, quantised weights, remote code, or an unknown setting.
     """
+
     def original() -> tuple[Any, bool]:
-        own = _config(source, place)
+        own = _config(source, place, task)
         if not names:  # the head's form is the task's, whatever the source was for
             task.configure(own, names)
         model, info = _load(task.auto_model(own), source, place, own)
-        return model, not info["missing_keys"]
+        return model, task.chooses and not info["missing_keys"]
 
-    config = _config(source, place)
+    config = _config(source, place, task)
     known = [label for _, label in sorted((config.id2label or {}).items())]
     task.configure(config, names)
     model, info = _load(task.auto_model(config), source, place, config)
@@ -108,7 +109,7 @@ def _extra(source: Any) -> dict[str, Any]:
     return source.model_extra or {}
 
 
-def _config(source: Any, place: Path | str) -> Any:
+def _config(source: Any, place: Path | str, task: Any) -> Any:
     config = _whatever_goes_wrong(
         source,
         transformers.AutoConfig.from_pretrained,
@@ -123,8 +124,21 @@ def _config(source: Any, place: Path | str) -> Any:
         )
     if getattr(config, "model_args", None):  # timm's own folders repeat num_classes here
         config.model_args.pop("num_classes", None)
+    config = _plain(config, task)
     _apply_settings(source, config)
     return config
+
+
+def _plain(config: Any, task: Any) -> Any:
+    """A masked autoencoder's configuration as its encoder's, where only that has the task's head.
+
+    The encoder of ViTMAE is a ViT, parameter for parameter; its decoder is a head left behind.
+    """
+    if config.model_type != "vit_mae" or task.chooses is False:
+        return config
+    settings = config.to_dict()
+    settings = {k: v for k, v in settings.items() if k not in ("model_type", "architectures")}
+    return transformers.ViTConfig(**settings)
 
 
 def _apply_settings(source: Any, config: Any) -> None:

@@ -27,10 +27,12 @@ class ImageFolder(Loader):
 
     Only folders named so are splits; images may lie deeper in the folder of their class. With a
     metadata file (column ``file_name``) its columns are the labels. What is hidden is passed over.
+    Without ``labelled``, images may lie anywhere below ``path`` or its splits, and none is a class.
     """
 
     type: Literal["image-folder"] = "image-folder"
     path: str
+    labelled: bool = True
 
     def files(self) -> dict[str, str]:
         return {"path": self.path}
@@ -41,6 +43,8 @@ class ImageFolder(Loader):
             raise DataError(f"data.path: {self.path!r} is a file; an image folder is wanted.")
         parts = {s: folder / s for s in SPLITS if (folder / s).is_dir()} or {"train": folder}
         files = {split: _visible_files(part) for split, part in parts.items()}
+        if not self.labelled:
+            return self._without_labels(parts, files)
         if any(file.name in METADATA for found in files.values() for file in found):
             return self._with_metadata(parts)
         images = {split: [f for f in found if _is_image(f)] for split, found in files.items()}
@@ -49,6 +53,16 @@ class ImageFolder(Loader):
         names = sorted({image.parts[0] for found in images.values() for image in found})
         features = Features({"image": Image(), "label": ClassLabel(names=names)})
         return DatasetDict({s: _rows(parts[s], found, features) for s, found in images.items()})
+
+    def _without_labels(self, parts: dict[str, Path], files: dict[str, list[Path]]) -> DatasetDict:
+        images = {
+            s: [str(parts[s] / f) for f in found if _is_image(f)] for s, found in files.items()
+        }
+        if not any(images.values()):
+            raise DataError(f"data.path: {self.path!r} holds no images, nor do its folders.")
+        features = Features({"image": Image()})
+        rows = {s: Dataset.from_dict({"image": found}, features) for s, found in images.items()}
+        return DatasetDict(rows)
 
     def _with_metadata(self, parts: dict[str, Path]) -> DatasetDict:
         """Files named per split: left to itself ``load_dataset`` takes ``train_0.jpg`` for one."""
