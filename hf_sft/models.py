@@ -21,6 +21,8 @@ from hf_sft.resources import PACKAGE, SHA256, Locate, package_version, pin, sha2
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
 
+OF_PRETRAINING = ("mask_token", "*.mask_token")  # what stood for hidden parts of an image
+
 
 class ModelSource(BaseModel):
     """The ``model`` block; keys beyond these go to ``from_pretrained`` / ``timm.create_model``.
@@ -95,7 +97,7 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     weights = (load_weight_file if bare else load_pretrained)(source, task, names, place)
     model, fresh = weights.model, weights.fresh
     groups = LayerGroups.of(model, source.layer_groups, fresh)
-    _refuse_partial(source, groups, weights, bare)
+    _refuse_partial(source, groups, weights, bare, task.own_weights)
     if not weights.same_labels:
         fresh = fresh | _reset_head(model, groups, fresh)
     processor = _processor(source, task, model, place)
@@ -164,14 +166,19 @@ def _reset_head(model: Any, groups: LayerGroups, fresh: set[str]) -> set[str]:
     return head
 
 
-def _refuse_partial(source: ModelSource, groups: LayerGroups, found: Weights, bare: bool) -> None:
-    """A backbone parameter that is fresh, or a checkpoint entry of the backbone nobody took."""
+def _refuse_partial(
+    source: ModelSource, groups: LayerGroups, found: Weights, bare: bool, own: tuple[str, ...]
+) -> None:
+    """A backbone parameter that is fresh, or a checkpoint entry of the backbone nobody took.
+
+    ``own``: globs of what the task brings along itself. What only pre-training used may be left.
+    """
     head = {*groups.head.parameters, *groups.head.buffers}
     problems = [
         *_idle_globs("fresh", source.fresh, found.fresh),
         *_idle_globs("unused", source.unused, found.left_over),
     ]
-    random = [n for n in sorted(found.fresh - head) if not _matches(n, source.fresh)]
+    random = [n for n in sorted(found.fresh - head) if not _matches(n, [*source.fresh, *own])]
     if random:
         shown = [f"{n} ({found.mismatched[n]})" if n in found.mismatched else n for n in random]
         problems.append(
@@ -181,7 +188,8 @@ def _refuse_partial(source: ModelSource, groups: LayerGroups, found: Weights, ba
             f"['{random[0].rpartition('.')[0]}.*']."
         )
     candidates = found.left_over if bare else _of_backbone(found.left_over, found.model)
-    unused = [n for n in candidates if n not in head and not _matches(n, source.unused)]
+    allowed = [*source.unused, *OF_PRETRAINING]
+    unused = [n for n in candidates if n not in head and not _matches(n, allowed)]
     if unused:
         problems.append(
             f"model.name: {source.name!r} holds {len(unused)} backbone parameters that this model "
