@@ -176,6 +176,46 @@ def test_bad_rows_are_told(rows, settings, words):
     assert words in str(error.value)
 
 
+def test_turns_of_sharegpt_are_those_of_the_roles():
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    rows = [chat("ae?", "ea.", "b f?", "fb.", system="be"), chat("cc?", "cc.")]
+    shared = [{"talk": [{"from": names[t["role"]], "value": t["content"]} for t in r["messages"]]}
+              for r in rows]  # fmt: skip
+    found = TextGeneration(messages="talk").check(DatasetDict(train=Dataset.from_list(shared)))
+    assert found["train"]["talk"][:] == [row["messages"] for row in rows]
+    bad = [{"talk": [{"from": "human", "value": "a"}]}]
+    with pytest.raises(DataError, match="no turn of the assistant"):
+        TextGeneration(messages="talk").check(DatasetDict(train=Dataset.from_list(bad)))
+
+
+ALPACA = [{"prompt": "be", "input": "ae", "completion": "ea"},
+          {"prompt": "be", "input": "", "completion": "eb"},
+          {"prompt": "be", "input": None, "completion": "eb"}]  # fmt: skip
+
+
+def test_an_input_stands_below_its_prompt_where_there_is_one():
+    rows, processor = encoded(ALPACA, **PAIR, input="input")
+    assert [taught(row, processor)[1] for row in rows] == [
+        "be\n\naeea<end>", "beeb<end>", "beeb<end>"]  # fmt: skip
+    task = TextGeneration(**PAIR, input="input")
+    assert len(task.check(DatasetDict(train=Dataset.from_list(ALPACA)))["train"]) == 3
+    with pytest.raises(ValueError, match="name the prompt's column"):
+        TextGeneration(text="text", input="input")
+
+
+def test_a_run_on_prompts_with_inputs_predicts_with_and_without(tmp_path):
+    path = recipe(tmp_path, task={"input": "input", "max_new_tokens": 2, "generate": 1})
+    write_jsonl(tmp_path / "train.jsonl", ALPACA)
+    write_jsonl(tmp_path / "test.jsonl", ALPACA)
+    assert main(["run", str(path)]) == 0
+    (tmp_path / "in.txt").write_text("be", "utf-8")
+    for name, rows in (("in.txt", 1), ("test.jsonl", 3)):
+        out = tmp_path / "out.jsonl"
+        command = ["predict", str(tmp_path / "out"), str(tmp_path / name), "--output", str(out)]
+        assert main(command) == 0
+        assert len(out.read_text("utf-8").splitlines()) == rows
+
+
 def test_there_are_no_labels_to_keep():
     with pytest.raises(DataError, match="no classes"):
         TextGeneration(**PAIR).check(DatasetDict(train=Dataset.from_list(PAIRS)), ["a"])

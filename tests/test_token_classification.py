@@ -91,7 +91,8 @@ def tagged(*tags, words=None):
     ("names", "scheme"),
     [("O B-a I-a", "BIO"), ("O B-a", "BIO"), ("O I-a I-b", "IO"), ("O a b", "IO"),
      ("O B-a E-a S-b", "BIOES"), ("O S-a", "BIOES"), ("O B-a L-a", "BILOU"), ("U-a O", "BILOU"),
-     ("NOUN VERB", "none"), ("$ , NN-x", "none")],
+     ("NOUN VERB", "none"), ("$ , NN-x", "none"), ("NOUN VERB O", "none"), ("N V O ! ^", "none"),
+     ("N O", "IO")],
 )  # fmt: skip
 def test_the_scheme_is_seen_from_the_tags(names, scheme):
     assert detect(names.split()) == scheme

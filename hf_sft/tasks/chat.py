@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from datasets import Dataset
 from jinja2 import TemplateError
 
 from hf_sft.errors import DataError
@@ -73,3 +74,26 @@ def problem(messages: Any, answered: bool) -> str | None:
 
 
 KEYS = ("role", "content")
+SHARED = ("from", "value")  # of ShareGPT's turns
+ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
+
+
+def with_roles(rows: Dataset, column: str) -> Dataset:
+    """Rows whose turns {from, value}, as ShareGPT has them, have become {role, content}.
+
+    human is the user, gpt (chatgpt, model) the assistant; other roles keep their names.
+    """
+    turns = getattr(rows.features.get(column), "feature", None)
+    if not isinstance(turns, dict) or not set(SHARED) <= set(turns) or set(KEYS) <= set(turns):
+        return rows
+    made = [found and [_turn(one) for one in found] for found in rows[column]]
+    named = f"{column} with roles"  # a table without a column has no rows
+    rows = rows.add_column(named, made).remove_columns(column)
+    return rows.rename_column(named, column)
+
+
+def _turn(one: dict | None) -> dict | None:
+    if one is None:
+        return None
+    name = one["from"]
+    return {"role": ROLES.get(name, name), "content": one["value"]}

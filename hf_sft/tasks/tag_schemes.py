@@ -12,11 +12,20 @@ Span = tuple[str, int, int]  # type, first word, the word after the last
 
 OUTSIDE = "O"
 LETTERS = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", "IO": "I"}
+# A set with several of these is of parts of speech, in which O is a tag like others: Universal
+# Dependencies, Penn Treebank, STTS, Twitter (Gimpel et al. 2011, whose O is a pronoun).
+PARTS_OF_SPEECH = {
+    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN",
+    "PUNCT", "SCONJ", "SYM", "VERB", "CC", "CD", "DT", "IN", "JJ", "NN", "NNP", "NNS", "PRP", "RB",
+    "VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "ART", "APPR", "ADJA", "VVFIN", "N", "V", "A", "R",
+}  # fmt: skip
 LIKE_BIOES = {"L": "E", "U": "S"}
 
 
 def detect(names: Iterable[str]) -> Scheme:
     """The scheme of tags like ``B-PER``; of ``PER`` and ``O``, IO; of others, none.
+
+    Parts of speech are of none, also where one of them is called O.
 
     Raises:
         DataError: some tags look like one scheme and some like another, or like none.
@@ -24,7 +33,8 @@ def detect(names: Iterable[str]) -> Scheme:
     inside = sorted(set(names) - {OUTSIDE})
     bare = [name for name in inside if name[1:2] != "-" or name[0] not in "BIESLU" or not name[2:]]
     if len(bare) == len(inside):
-        return "IO" if OUTSIDE in names and inside else "none"
+        speech = len(PARTS_OF_SPEECH.intersection(inside)) > 1
+        return "IO" if OUTSIDE in names and inside and not speech else "none"
     letters = {name[0] for name in inside}
     fitting: list[Scheme] = ["IO"] if letters == {"I"} else []
     fitting += [s for s in ("BIO", "BIOES", "BILOU") if letters <= set(LETTERS[s])]

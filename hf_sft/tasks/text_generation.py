@@ -24,9 +24,14 @@ from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 log = logging.getLogger(__name__)
 
+UNASKED = ("task.completion", "task.input")  # columns that predict may do without
+
 
 class TextGeneration(Task):
     """``prompt`` and ``completion``, chat ``messages`` or plain ``text`` -> tokens to predict.
+
+    ``input``: a column that stands below the prompt, after a blank line, where it is not empty, as
+    Alpaca's. Turns of ``messages`` are {role, content}, or ShareGPT's {from, value}.
 
     loss = Σ_t −log p(x_t | x_<t) / T over the T tokens of completions, of the assistant's turns,
     or of whole texts; every other label is -100. A completion ends with the tokenizer's
@@ -46,6 +51,7 @@ class TextGeneration(Task):
     metric_names: ClassVar[tuple[str, ...]] = SCALARS
     label_names: ClassVar[list[str]] = ["labels"]
     prompt: str | None = None
+    input: str | None = None
     completion: str | None = None
     messages: str | None = None
     text: str | None = None
@@ -63,6 +69,8 @@ class TextGeneration(Task):
             raise ValueError(
                 "the columns of one form are wanted: prompt and completion, or messages, or text"
             )
+        if self.input is not None and self.prompt is None:
+            raise ValueError("input stands below a prompt; name the prompt's column as well")
         if self.text is not None and self.generate:
             raise ValueError(
                 "generate needs a prompt to go on from: prompt and completion, or messages"
@@ -74,7 +82,7 @@ class TextGeneration(Task):
         return not self.packing
 
     def columns(self) -> dict[str, str]:
-        names = ("prompt", "completion", "messages", "text")
+        names = ("prompt", "input", "completion", "messages", "text")
         return {f"task.{n}": getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
@@ -87,12 +95,19 @@ class TextGeneration(Task):
         return data
 
     def _typed(self, rows: Dataset) -> Dataset:
-        names = (self.prompt, self.completion, self.text)
-        return as_text(rows, [n for n in names if n in rows.column_names])
+        names = (self.prompt, self.input, self.completion, self.text)
+        rows = as_text(rows, [n for n in names if n in rows.column_names])
+        return rows if self.messages is None else chat.with_roles(rows, self.messages)
+
+    def asked(self, row: dict) -> str:
+        """The prompt of a row, and below it the input, if there is one."""
+        more = (row.get(self.input) or "").strip() if self.input else ""
+        return f"{row[self.prompt]}\n\n{more}" if more else row[self.prompt]
 
     def _problems(self, place: str, rows: Dataset, answered: bool) -> list[str]:
         if self.messages is None:
-            columns = [name for name in self.columns().values() if name in rows.column_names]
+            named = [name for name in self.columns().values() if name in rows.column_names]
+            columns = [name for name in named if name != self.input]  # it may be missing
             return text_problems(place, rows, columns)
         found = [chat.problem(one, answered) for one in rows[self.messages]]
         lines = [f"row {i}: {self.messages!r} {p}." for i, p in enumerate(found, 1) if p]
@@ -165,7 +180,7 @@ class TextGeneration(Task):
             asked = [[{"role": "user", "content": text}] for text in rows[self.messages]]
             rows = Dataset.from_dict({self.messages: asked})
         missing = self.missing_columns(path.name, rows.column_names)
-        if missing := [line for line in missing if not line.startswith("task.completion")]:
+        if missing := [line for line in missing if not line.startswith(UNASKED)]:
             raise DataError("\n".join(missing))
         rows = self._typed(rows.remove_columns([c for c in rows.column_names if c == "generated"]))
         asked = rows.remove_columns([c for c in rows.column_names if c == self.completion])

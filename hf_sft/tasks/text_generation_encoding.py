@@ -35,7 +35,7 @@ def _parts(row: dict, task: Any, tokenizer: Any) -> tuple[Ids, Ids]:
     if task.text:
         ids = opening(row[task.text], tokenizer) + eos
         return ids, list(ids)
-    prompt = opening(row[task.prompt], tokenizer)
+    prompt = opening(task.asked(row), tokenizer)
     completion = tokenizer(row[task.completion], add_special_tokens=False)["input_ids"] + eos
     return prompt + completion, [IGNORED] * len(prompt) + completion
 
@@ -65,4 +65,4 @@ def prompt_ids(row: dict, task: Any, tokenizer: Any) -> Ids:
     if task.messages:
         text = rendered(asking(row[task.messages]), tokenizer, asks=True)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
-    return opening(row[task.text or task.prompt], tokenizer)
+    return opening(row[task.text] if task.text else task.asked(row), tokenizer)
