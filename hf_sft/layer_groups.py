@@ -11,7 +11,7 @@ import fnmatch
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -67,9 +67,24 @@ class LayerGroups:
             found = by_matcher(core) or by_structure(core, inner, prefix, headless)
             names, place = found or _refuse(model)
             place = {prefix + name: group for name, group in place.items()}
-        place = _with_neighbours(tensor_names(model), place)
-        groups = _groups(model, names, place)
-        return cls(groups, *_norms(model), frozenset(fresh), _embeddings(model))
+        roles: list[Role] = ["stem", *["block"] * (len(names) - 2), "head"]
+        return cls.placed(model, list(zip(names, roles, strict=True)), place, fresh)
+
+    @classmethod
+    def placed(
+        cls,
+        model: nn.Module,
+        groups: Sequence[tuple[str, Role]],
+        place: Mapping[str, int],
+        fresh: Collection[str] = (),
+    ) -> LayerGroups:
+        """Groups of these names and roles, in order; a tensor without a place joins its neighbour.
+
+        Several may be of the head: all of what is new around a backbone.
+        """
+        place = _with_neighbours(tensor_names(model), dict(place))
+        found = _groups(model, groups, place)
+        return cls(found, *_norms(model), frozenset(fresh), _embeddings(model))
 
     @property
     def stem(self) -> LayerGroup | None:
@@ -83,8 +98,13 @@ class LayerGroups:
 
     @property
     def head(self) -> LayerGroup:
-        """The task head; empty where all its weights are tied or the model has none."""
-        return self.groups[-1]
+        """The task head, all groups of it; empty where its weights are tied or there is none."""
+        heads = [group for group in self.groups if group.role == "head"]
+        if len(heads) == 1:
+            return heads[0]
+        parts = ([name for group in heads for name in group.parameters],
+                 [name for group in heads for name in group.buffers])  # fmt: skip
+        return LayerGroup(heads[-1].name, "head", *map(tuple, parts))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -118,18 +138,19 @@ def _embeddings(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in model.named_parameters() if id(p) in tables)
 
 
-def _groups(model: nn.Module, names: list[str], place: dict[str, int]) -> tuple[LayerGroup, ...]:
-    """Build the groups in order; an empty one is dropped unless it is the head."""
-    parameters: list[list[str]] = [[] for _ in names]
-    buffers: list[list[str]] = [[] for _ in names]
+def _groups(
+    model: nn.Module, named: Sequence[tuple[str, Role]], place: Mapping[str, int]
+) -> tuple[LayerGroup, ...]:
+    """Build the groups in order; an empty one is dropped unless it is the last."""
+    parameters: list[list[str]] = [[] for _ in named]
+    buffers: list[list[str]] = [[] for _ in named]
     for name, _ in model.named_parameters():
         parameters[place[name]].append(name)
     for name, _ in model.named_buffers():
         buffers[place[name]].append(name)
-    roles: list[Role] = ["stem", *["block"] * (len(names) - 2), "head"]
-    columns = zip(names, roles, map(tuple, parameters), map(tuple, buffers), strict=True)
-    groups = [LayerGroup(*column) for column in columns]
-    return tuple(g for g in groups if g.role == "head" or g.parameters or g.buffers)
+    columns = zip(named, map(tuple, parameters), map(tuple, buffers), strict=True)
+    groups = [LayerGroup(name, role, own, kept) for (name, role), own, kept in columns]
+    return tuple(g for g in groups if g is groups[-1] or g.parameters or g.buffers)
 
 
 def _near(name: str, names: Collection[str]) -> str:

@@ -4,93 +4,44 @@ Sources: a Hub id (Transformers or ``timm/...``), a local folder, ``package:modu
 installed package, or a weight file with the timm ``architecture`` it belongs to.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import transformers
-from pydantic import BaseModel, ConfigDict, Field
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from hf_sft.backbones import surround
 from hf_sft.errors import SourceError, UserError, listing, nearest
 from hf_sft.layer_groups import LayerGroups
+from hf_sft.model_source import LoadedModel, ModelSource, Source
 from hf_sft.pretrained import Weights, load_pretrained
-from hf_sft.resources import PACKAGE, SHA256, Locate, package_version, pin, sha256
+from hf_sft.resources import PACKAGE, Locate, package_version, pin, sha256
+from hf_sft.tasks import ImageClassification
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
 
 OF_PRETRAINING = ("mask_token", "*.mask_token")  # what stood for hidden parts of an image
 
 
-class ModelSource(BaseModel):
-    """The ``model`` block; keys beyond these go to ``from_pretrained`` / ``timm.create_model``.
-
-    ``fresh`` and ``unused``: globs of parameters that may be missing from the source, or left over
-    in it, beside the head. ``layer_groups``: ordered globs, for a model that cannot be ordered.
-    ``anchor``: another source, whose weights are θ⁰ while training starts from ``name``'s.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    name: str
-    anchor: str | None = None
-    revision: str | None = None
-    architecture: str | None = None
-    sha256: str | None = Field(None, pattern=SHA256, description="64 hexadecimal digits")
-    keys: Literal["by-name", "in-order"] = "by-name"
-    fresh: list[str] = []
-    unused: list[str] = []
-    layer_groups: list[str] | None = None
-    trust_remote_code: bool = False
-
-    def files(self) -> dict[str, str]:
-        """The local files this block names, where they are no Hub ids."""
-        named = {"name": self.name, "anchor": self.anchor or ""}
-        near = (PACKAGE, ".", "/", "~")
-        return {k: n for k, n in named.items() if n.startswith(near) or Path(n).suffix in ENDINGS}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where θ⁰ came from; no local path, so that it can be published."""
-
-    name: str
-    revision: str | None = None
-    hub_id: str | None = None
-    license: str | None = None
-
-
-@dataclass
-class LoadedModel:
-    """A model ready to be fine-tuned, and what is known about its origin.
-
-    Attributes:
-        fresh: names of the parameters that did not come from the source.
-        left_over: entries of the checkpoint that the model has no use for (an old head).
-        original: loads the source with its own head; and whether it has one.
-        rows: parameter -> how many of its first rows are the source's, where the task added some.
-    """
-
-    model: transformers.PreTrainedModel
-    processor: Any
-    source: Source
-    groups: LayerGroups
-    fresh: frozenset[str]
-    left_over: tuple[str, ...]
-    original: Callable[[], tuple[transformers.PreTrainedModel, bool]]
-    rows: dict[str, int] = field(default_factory=dict)
-
-
 def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:
     """The source with a head for ``names``, its processor, and which parameters are fresh.
 
-    The source's own head is kept only when it names the same labels in the same order.
+    The source's own head is kept only when it names the same labels in the same order. With
+    ``backbone_of`` the source is the backbone of the model that is built around it.
 
     Raises:
         SourceError: nothing there, quantised weights, remote code, or a parameter of the backbone
             that would start from random values or stay unused without the recipe saying so.
     """
+    if source.backbone_of is None:
+        return _load(source, task, names, locate)
+    inner = _load(source.model_copy(update={"backbone_of": {}}), ImageClassification(), [], locate)
+    return surround(inner, source, task, names)
+
+
+def _load(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:
     path = _local_path(source, locate)
     place: Path | str = path if path is not None else source.name
     bare = path is not None and path.is_file()
@@ -174,10 +125,10 @@ def _refuse_partial(
     ``own``: globs of what the task brings along itself. What only pre-training used may be left.
     """
     head = {*groups.head.parameters, *groups.head.buffers}
-    problems = [
-        *_idle_globs("fresh", source.fresh, found.fresh),
-        *_idle_globs("unused", source.unused, found.left_over),
-    ]
+    problems = []
+    if source.backbone_of is None:  # else there is more that they may speak of
+        problems += _idle_globs("fresh", source.fresh, found.fresh)
+        problems += _idle_globs("unused", source.unused, found.left_over)
     random = [n for n in sorted(found.fresh - head) if not _matches(n, [*source.fresh, *own])]
     if random:
         shown = [f"{n} ({found.mismatched[n]})" if n in found.mismatched else n for n in random]

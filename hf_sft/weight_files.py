@@ -17,7 +17,8 @@ def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> We
     """The architecture that ``source`` names with the file's tensors and a head for ``names``.
 
     ``keys: by-name`` wants timm's names; ``in-order`` takes the entries in their order, for a file
-    of another implementation, and wants the same count and shapes.
+    of another implementation, and wants the same count and shapes. Without ``names`` the head is
+    the file's own.
 
     Raises:
         SourceError: unknown architecture, a file that is no plain state dict, no match in order.
@@ -27,13 +28,16 @@ def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> We
     _check_use(source, task, path)
     state = read_state(path)
     classes = _count_classes(source, state, _classifier(source))
-    whole = TimmWrapperForImageClassification(_timm_config(source, classes or len(names)))
+    whole = TimmWrapperForImageClassification(_timm_config(source, classes or len(names) or 1))
     wanted = whole.timm_model.state_dict()
     if source.keys == "in-order":
         state = _in_order(source, state, wanted, path)
     given = {n: t for n, t in state.items() if n in wanted and t.shape == wanted[n].shape}
     whole.timm_model.load_state_dict(given, strict=False)
-    model = TimmWrapperForImageClassification(_timm_config(source, len(names), names))
+    if names:
+        model = TimmWrapperForImageClassification(_timm_config(source, len(names), names))
+    else:  # a backbone of another model: the source as it is
+        model = whole
     target = model.timm_model.state_dict()
     kept = {n: t for n, t in given.items() if target[n].shape == t.shape}
     model.timm_model.load_state_dict(kept, strict=False)

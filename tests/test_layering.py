@@ -19,7 +19,7 @@ starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
 penalties freezing
-rates moved_rows alike_lengths
+rates moved_rows alike_lengths ragged_labels
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss tell_epoch optimizer_setup watch fisher fisher_cache
@@ -31,6 +31,8 @@ squad_files
 loaders tasks
 pretrained
 weight_files
+model_source
+backbones
 models training_keys
 anchor
 recipe

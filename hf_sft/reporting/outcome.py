@@ -131,13 +131,13 @@ def kept(prepared: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
     trainer, loaded = prepared.trainer, prepared.loaded
     original, has_head = loaded.original()
-    head, rows = set(loaded.groups.head.parameters), prepared.encoded[split]
-    collate, tuned, parts = trainer.data_collator, trainer.model, trainer.layer_groups
+    rows, collate, tuned = prepared.encoded[split], trainer.data_collator, trainer.model
+    sides = loaded.compared(original, collate, trainer.layer_groups, tuned)
     asked = {}
     if probe := prepared.probe:
         asked["source_accuracy_before"] = probe.accuracy(original.to(tuned.device), collate)
     try:
-        found, layers = drift.compare(original, has_head, tuned, head, rows, collate, parts)
+        found, layers = drift.compare(original, has_head, rows=rows, **sides)
         if probe:  # the comparison has given the source the tuned backbone
             asked["source_accuracy_after"] = probe.accuracy(original, collate)
     except Exception as error:  # two towers, decoders: no one embedding; the run must not fail here

@@ -111,10 +111,12 @@ class Origin:
     def retention(self) -> float | None:
         """How much of the source's function is kept on the held-out rows, 1 for all; or None."""
         original, has_head = self._original
-        head, rows = set(self.loaded.groups.head.parameters), self._held_out
-        original = copy.deepcopy(original)  # drift.retention changes it
+        original = copy.deepcopy(original)  # drift.compare changes it
+        sides = self.loaded.compared(original, self._collate, self.loaded.groups, self.model)
         try:
-            found = drift.retention(original, has_head, self.model, head, rows, self._collate)
+            found = drift.compare(
+                original, has_head, rows=self._held_out, **{**sides, "groups": ()}
+            )[0]
         except Exception as error:  # two towers, decoders: no one embedding
             log.warning("The source's function was not measured: %s", error)
             return None

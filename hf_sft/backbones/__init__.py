@@ -1,0 +1,5 @@
+"""A source that becomes the backbone of a Transformers detector or segmenter."""
+
+from hf_sft.backbones.surround import surround
+
+__all__ = ["surround"]

@@ -1,0 +1,83 @@
+"""ModelSource, the ``model`` block, and LoadedModel, what it has become."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import transformers
+from pydantic import BaseModel, ConfigDict, Field
+
+from hf_sft.layer_groups import LayerGroups
+from hf_sft.resources import PACKAGE, SHA256
+from hf_sft.weight_files import ENDINGS
+
+
+class ModelSource(BaseModel):
+    """The ``model`` block; keys beyond these go to ``from_pretrained`` / ``timm.create_model``.
+
+    ``fresh`` and ``unused``: globs of parameters that may be missing from the source, or left over
+    in it, beside the head. ``backbone_of``: the configuration, key for key, of the Transformers
+    model whose backbone the source becomes. ``layer_groups``: ordered globs, for a model that
+    cannot be ordered. ``anchor``: another source, whose weights are θ⁰ while training starts from
+    ``name``'s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: str
+    anchor: str | None = None
+    revision: str | None = None
+    architecture: str | None = None
+    sha256: str | None = Field(None, pattern=SHA256, description="64 hexadecimal digits")
+    keys: Literal["by-name", "in-order"] = "by-name"
+    fresh: list[str] = []
+    unused: list[str] = []
+    backbone_of: dict[str, Any] | None = None
+    layer_groups: list[str] | None = None
+    trust_remote_code: bool = False
+
+    def files(self) -> dict[str, str]:
+        """The local files this block names, where they are no Hub ids."""
+        named = {"name": self.name, "anchor": self.anchor or ""}
+        near = (PACKAGE, ".", "/", "~")
+        return {k: n for k, n in named.items() if n.startswith(near) or Path(n).suffix in ENDINGS}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where θ⁰ came from; no local path, so that it can be published."""
+
+    name: str
+    revision: str | None = None
+    hub_id: str | None = None
+    license: str | None = None
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to be fine-tuned, and what is known about its origin.
+
+    Attributes:
+        fresh: names of the parameters that did not come from the source.
+        left_over: entries of the checkpoint that the model has no use for (an old head).
+        original: loads the source with its own head; and whether it has one.
+        rows: parameter -> how many of its first rows are the source's, where the task added some.
+        inside: where the source is in the model, if it is its backbone only.
+    """
+
+    model: transformers.PreTrainedModel
+    processor: Any
+    source: Source
+    groups: LayerGroups
+    fresh: frozenset[str]
+    left_over: tuple[str, ...]
+    original: Callable[[], tuple[transformers.PreTrainedModel, bool]]
+    rows: dict[str, int] = field(default_factory=dict)
+    inside: Any = None
+
+    def compared(self, original: Any, collate: Callable, groups: LayerGroups, model: Any) -> dict:
+        """What `drift.compare` takes to hold ``model``, tuned, against its ``original``."""
+        if self.inside is not None:
+            return self.inside.compared(original, collate, model)
+        head = set(groups.head.parameters)
+        return {"tuned": model, "head": head, "collate": collate, "groups": groups}
