@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
     sub = commands.add_parser(name, help=text, description=text)
-    sub.set_defaults(command=function, takes_overrides=False)
+    options = sub._option_string_actions  # those that are added later as well
+    sub.set_defaults(command=function, takes_overrides=False, options=options)
     return sub
 
 
@@ -96,8 +97,9 @@ def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
     given = [*getattr(arguments, "override", []), *rest]
     for word in given:
         if not arguments.takes_overrides or word.startswith("-") or "=" not in word:
+            close = nearest(word.partition("=")[0], arguments.options)
             raise RecipeError(
-                f"{word!r} is not understood here; see --help. Overrides: key.inner=value."
+                f"{word!r} is not understood here; see --help. Overrides: key.inner=value.{close}"
             )
     return given
 

@@ -287,6 +287,103 @@ def test_several_labels_and_numbers(here):
     assert number.refusal is None
 
 
+SPELLINGS = {  # the same three entities of X and two of Y
+    "BIO": ["B-X I-X O B-Y", "B-X O", "B-X B-Y"],
+    "BIOES": ["B-X E-X O S-Y", "S-X O", "S-X S-Y"],
+    "BILOU": ["B-X L-X O U-Y", "U-X O", "U-X U-Y"],
+    "IOB1": ["I-X I-X O I-Y", "I-X O", "I-X I-Y"],
+    "IO": ["X X O Y", "X O", "X Y"],
+}
+
+
+@pytest.mark.parametrize("scheme", SPELLINGS)
+def test_entities_are_counted_however_tags_spell_them(here, scheme):
+    tags = [line.split() for line in SPELLINGS[scheme]]
+    rows = [{"tokens": [f"w{i}" for i in range(len(one))], "tags": one} for one in tags]
+    dump_lines(Path("d.jsonl"), rows * 4)
+    labels = found("token-classification", "d.jsonl").labels
+    every = [name for names in labels.values() for name in names]
+    assert sorted(every) == ["X"] * 12 + ["Y"] * 8
+
+
+def test_labels_in_one_text_or_in_columns_of_yes_and_no(here):
+    values = ["a;b", "b", "a", "a;c", "c;b", "a; b;c"]
+    dump_lines(Path("s.jsonl"), [{"text": f"t {i}", "labels": values[i % 6]} for i in range(24)])
+    several = found("text-classification", "s.jsonl")
+    assert several.raw["task"]["problem"] == "multi-label"
+    assert several.raw["task"]["label_separator"] == ";"
+    assert set(several.labels["train"]) == {"a", "b", "c"}
+    assert several.refusal is None
+    rows = [{"comment_text": f"t {i}", "toxic": i % 2, "threat": i % 3 % 2} for i in range(24)]
+    dump_lines(Path("c.jsonl"), rows)
+    columns = found("text-classification", "c.jsonl")
+    assert columns.raw["task"]["label"] == ["toxic", "threat"]
+    assert columns.raw["task"]["problem"] == "multi-label"
+    assert columns.refusal is None
+    names = ["news, world", "sport", "news, home"]
+    dump_lines(Path("o.jsonl"), [{"text": f"t {i}", "label": names[i % 3]} for i in range(24)])
+    assert "problem" not in found("text-classification", "o.jsonl").raw["task"]
+
+
+def test_pairs_with_a_score_are_a_regression_and_hidden_numbers_are_left_out(here):
+    """STS-B: as csv it has a column genre too; on the Hub the labels of test are -1."""
+    rows = [{"genre": "news", "score": i % 6 + 0.2, "sentence1": f"a {i}", "sentence2": f"b {i}"}
+            for i in range(24)]  # fmt: skip
+    dump_lines(Path("d/train.jsonl"), rows)
+    dump_lines(Path("d/test.jsonl"), [{**row, "score": -1.0} for row in rows])
+    proposal = found("text-classification", "d")
+    assert proposal.raw["task"] == {
+        "type": "text-classification",
+        "label": "score",
+        "text": ["sentence1", "sentence2"],
+        "problem": "regression",
+    }
+    assert "test" not in proposal.raw["data"]
+    assert any("test is left out" in line for line in proposal.decisions)
+    assert proposal.refusal is None
+
+
+def test_instructions_with_inputs_and_shared_conversations(here):
+    rows = [{"instruction": f"a{i}", "input": "x" if i % 2 else "", "output": "b"}
+            for i in range(9)]  # fmt: skip
+    dump_lines(Path("a.jsonl"), rows)
+    proposal = found("text-generation", "a.jsonl")
+    assert proposal.raw["task"] == {"type": "text-generation", "prompt": "instruction",
+                                    "input": "input", "completion": "output"}  # fmt: skip
+    assert proposal.refusal is None
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
+    dump_lines(Path("g.jsonl"), [{"conversations": turns} for _ in range(9)])
+    assert found("text-generation", "g.jsonl").refusal is None
+
+
+@pytest.mark.parametrize("form", ["race", "arc"])
+def test_choices_in_one_column(here, form):
+    texts = ["old", "oak", "elm"]
+    rows = [{"article": f"red {i}", "question": "rose", "answer": "ABC"[i % 3]} for i in range(20)]
+    for row in rows:
+        row |= {"options": texts} if form == "race" else {"choices": {"text": texts}}
+    dump_lines(Path("d.jsonl"), rows)
+    proposal = found("multiple-choice", "d.jsonl")
+    assert proposal.raw["task"]["endings"] == ("options" if form == "race" else "choices.text")
+    assert proposal.refusal is None
+
+
+def test_questions_in_several_languages(here):
+    (here / "x").mkdir()
+    for language in ("en", "de"):
+        squad(here / "x" / f"xquad.{language}.json")
+    proposal = found("question-answering", "x")
+    assert proposal.raw["data"]["train"] == {"de": "x/xquad.de.json", "en": "x/xquad.en.json"}
+    assert proposal.refusal is None
+    for split in ("train", "dev"):
+        (here / split).mkdir()
+        for language in ("en", "de"):
+            squad(here / "x" / f"{split}.{language}.json")
+            (here / "x" / f"xquad.{language}.json").unlink(missing_ok=True)
+    block = found("question-answering", "x").raw["data"]
+    assert block["validation"] == {"de": "x/dev.de.json", "en": "x/dev.en.json"}
+
+
 # What is refused.
 
 
@@ -306,6 +403,12 @@ def test_a_task_that_is_none_names_the_choices(here, capsys):
     message = refused(capsys, "text-clasification", "plants")
     assert "image-classification" in message
     assert "Did you mean 'text-classification'" in message
+
+
+def test_an_option_that_is_none_names_the_one_that_is_meant(here, capsys):
+    plants(here)
+    message = refused(capsys, "text-classification", "plants", "--modle", "x")
+    assert "Did you mean '--model'" in message
 
 
 def test_data_that_are_not_there_or_no_data(here, capsys):

@@ -4,21 +4,17 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
-from hf_sft.new.column_roles import Roles, dtype, inner, is_text, named, unseen
+from hf_sft.new.column_roles import Roles, inner, is_text, named, unseen
 from hf_sft.new.image_columns import (
     image_column,
     image_segmentation,
     masked_image_modeling,
     object_detection,
 )
+from hf_sft.new.label_columns import label_of, problem_of, sample, yes_and_no
 
-LABELS = (
-    "label", "labels", "class", "category", "intent", "target", "sentiment", "topic",
-    "coarse_label", "fine_label", "label_text", "label_name", "tag", "tags", "emotion", "genre",
-    "language", "y", "score", "rating", "stars",
-)  # fmt: skip
 TEXTS = (
     "text", "sentence", "content", "review", "comment", "message", "utterance", "query", "question",
     "tweet", "document", "body", "article", "description", "title",
@@ -33,6 +29,8 @@ PROMPTS = ("prompt", "instruction", "question", "query", "input")
 COMPLETIONS = ("completion", "response", "output", "answer", "chosen")
 MESSAGES = ("messages", "conversations", "conversation", "chat")
 ENDING = re.compile(r"(ending|choice|option|answer|opt)_?([0-9]|[a-e])", re.IGNORECASE)
+LISTED = ("options", "choices", "endings", "answers", "candidates")
+RIGHT = ("label", "answer", "answerkey", "answer_key", "target", "correct", "gold", "answer_index")
 SIDES = {
     "summarization": (
         ("document", "article", "text", "dialogue", "source", "body", "content"),
@@ -41,7 +39,6 @@ SIDES = {
     "translation": (("source", "src", "en", "input"), ("target", "tgt", "output")),
 }
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "ro": "Romanian"}  # of T5
-SAMPLE = 1000  # rows that a guess looks at
 
 
 def roles(task: str, rows: Dataset, given: dict[str, Any]) -> Roles:
@@ -55,57 +52,26 @@ def roles(task: str, rows: Dataset, given: dict[str, Any]) -> Roles:
 
 def _text_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     texts = given.get("text") or []
-    label = given.get("label") or _label(rows, taken=texts)
-    problem = given.get("problem") or _problem(rows, label)
+    label = given.get("label") or yes_and_no(rows, texts) or label_of(rows, texts)
+    more = {"problem": given["problem"]} if given.get("problem") else problem_of(rows, label)
+    problem = more.get("problem", "single-label")
     answer = label if isinstance(label, str) else None
     strings = [c for c in rows.column_names if is_text(rows.features[c]) and c != answer]
     lower = {column.lower(): column for column in strings}
     if not texts:
         pairs = [[lower[a], lower[b]] for a, b in PAIRS if a in lower and b in lower]
         texts = pairs[0] if pairs else [_text(rows, strings)]
-    keys = {"text": texts, "label": label}
+    keys = {"text": texts, "label": label, **more}
     if problem == "single-label":
         return Roles(keys, texts, answer, "class")
-    lists = answer is not None and inner(rows.features[answer]) is not None
-    form = "classes" if problem == "multi-label" and lists else "none"
-    return Roles(keys | {"problem": problem}, texts, answer, form)
-
-
-def _problem(rows: Dataset, label: str | list[str]) -> str:
-    """Several labels where they are lists or columns; a number where it is no whole one."""
-    if not isinstance(label, str) or inner(rows.features[label]) is not None:
-        return "multi-label"
-    if dtype(rows.features[label]).startswith(("float", "double")):
-        values = [v for v in rows.select(range(min(SAMPLE, len(rows))))[label] if v is not None]
-        if any(not value.is_integer() for value in values):
-            return "regression"
-    return "single-label"
+    form = "classes" if problem == "multi-label" and answer is not None else "none"
+    return Roles(keys, texts, answer, form)
 
 
 def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     image = image_column(rows, given)
-    label = given.get("label") or _label(rows, taken=[image])
+    label = given.get("label") or label_of(rows, [image])
     return Roles({"image": image, "label": label}, [image], label, "class", "image")
-
-
-def _label(rows: Dataset, taken: list[str]) -> str:
-    """By name, else a ClassLabel, else the column with the fewest values that repeat."""
-    found = [column for column in rows.column_names if column not in taken]
-    if (by_name := named(found, LABELS)) is not None:
-        return by_name
-    for column in found:
-        if isinstance(rows.features[column], ClassLabel):
-            return column
-    part = rows.select(range(min(SAMPLE, len(rows))))
-    values = {
-        column: len({*part[column]} - {None})
-        for column in found
-        if dtype(rows.features[column]).startswith(("string", "large_string", "int", "bool"))
-    }
-    few = {column: count for column, count in values.items() if 2 <= count <= len(part) / 2}
-    if not few:
-        raise unseen("labels", ["task.label"], rows)
-    return min(few, key=few.__getitem__)
 
 
 def _text(rows: Dataset, strings: list[str]) -> str:
@@ -114,7 +80,7 @@ def _text(rows: Dataset, strings: list[str]) -> str:
         return by_name
     if not strings:
         raise unseen("texts", ["task.text"], rows)
-    part = rows.select(range(min(SAMPLE, len(rows))))
+    part = sample(rows)
     return max(strings, key=lambda column: sum(len(text or "") for text in part[column]))
 
 
@@ -145,7 +111,14 @@ def _text_generation(rows: Dataset, given: dict[str, Any]) -> Roles:
     prompt = given.get("prompt") or named(found, PROMPTS)
     completion = given.get("completion") or named(found, COMPLETIONS)
     if prompt and completion and not given.get("text"):
-        return Roles({"prompt": prompt, "completion": completion}, [prompt], completion)
+        keys, asked = {"prompt": prompt, "completion": completion}, [prompt]
+        more = given.get("input") or named(found, ("input",))  # Alpaca's
+        if more and more != prompt and any(rows[more]):
+            keys, asked = (
+                {"prompt": prompt, "input": more, "completion": completion},
+                [prompt, more],
+            )
+        return Roles(keys, asked, completion)
     return _plain_text(rows, given)
 
 
@@ -188,15 +161,27 @@ def _sides(task: str, rows: Dataset, given: dict[str, Any], keys: dict[str, Any]
 def _multiple_choice(rows: Dataset, given: dict[str, Any]) -> Roles:
     found = rows.column_names
     endings = given.get("endings") or sorted(c for c in found if ENDING.fullmatch(c))
+    endings = endings or _listed_endings(rows)
     context = given.get("context") or named(found, ("sent1", "context", "article", "passage"))
     question = given.get("question") or named(found, ("sent2", "question", "query"))
     context, question = (context, question) if context else (question, None)
-    label = given.get("label") or named(found, ("label", "answer", "target", "correct"))
+    label = given.get("label") or named(found, RIGHT)
     if len(endings) < 2 or context is None or label is None:
         keys = ["task.context", "task.endings", "task.label"]
         raise unseen("a context, its endings and the number of the right one", keys, rows)
     keys = {"context": context, "question": question, "endings": endings, "label": label}
-    return Roles(keys, [c for c in (context, question, *endings) if c], label)
+    asked = [context, question] if isinstance(endings, str) else [context, question, *endings]
+    return Roles(keys, [c for c in asked if c], label)
+
+
+def _listed_endings(rows: Dataset) -> str | list[str]:
+    """A column of lists of texts, or one inside a column (ARC's ``choices.text``)."""
+    lists = [c for c in rows.column_names if is_text(inner(rows.features[c]))]
+    if (by_name := named(lists, LISTED)) is not None:
+        return by_name
+    outer = named(rows.column_names, LISTED)
+    nested = rows.features[outer] if outer else None
+    return f"{outer}.text" if isinstance(nested, dict) and "text" in nested else []
 
 
 GUESSES: dict[str, Callable[[Dataset, dict[str, Any]], Roles]] = {

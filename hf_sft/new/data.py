@@ -12,6 +12,7 @@ from hf_sft.errors import DataError, listing
 from hf_sft.images import ENDINGS as IMAGES
 from hf_sft.new.image_data import TASKS as IMAGE_TASKS
 from hf_sft.new.image_data import annotations_block, image_block
+from hf_sft.new.language_files import by_language
 from hf_sft.resources import PACKAGE, ResourceError, locator, package_path
 from hf_sft.table_files import ENDINGS as TABLES
 from hf_sft.table_files import ending
@@ -170,6 +171,11 @@ def _of_folder(task: str, path: Path, written: _Written) -> dict[str, Any]:
             return {"type": kind, "path": written(_only(here, path))}
         if kind == "text-files" and not any(split_of(file) for file in here):
             return {"type": kind, "train": written(path)}  # all of them
+        if kind == "squad" and (languages := by_language(here, split_of)):
+            return {"type": kind} | {
+                split: {language: written(file) for language, file in each.items()}
+                for split, each in languages.items()
+            }
         return {"type": kind} | {s: written(file) for s, file in _by_split(here, path).items()}
     if any(ending(file) in (*TABLES, "arrow") for file in files):
         return {"type": "hub", "path": written(path)}  # parquet shards, a folder per split, …

@@ -17,9 +17,16 @@ def leave_out_unlabelled(
     data: DatasetDict, found: Roles, labels: Labels, block: dict[str, Any]
 ) -> list[str]:
     """Drop, everywhere, the splits of which no row has a label, as a competition's test rows."""
-    if not found.per_row or block["type"] not in ("hub", "table"):
+    if block["type"] not in ("hub", "table"):
         return []
-    bare = [split for split in data if split != "train" and not any(labels[split])]
+    others = [split for split in data if split != "train"]
+    if found.per_row:
+        bare = [split for split in others if not any(labels[split])]
+    elif found.keys.get("problem") == "regression":  # GLUE: -1 in every row
+        values = {split: data[split][found.answer][:] for split in others}
+        bare = [split for split, all_ in values.items() if len(all_) > 1 and len({*all_}) == 1]
+    else:
+        return []
     for split in bare:
         del data[split], labels[split]
         block.pop(split, None)

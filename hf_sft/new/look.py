@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
+from hf_sft.errors import DataError
 from hf_sft.loaders.crops import SOURCE
 from hf_sft.new.column_roles import Roles, inner
 from hf_sft.new.findings import (
@@ -21,6 +22,7 @@ from hf_sft.new.findings import (
 )
 from hf_sft.new.image_look import image_findings, mask_classes, object_classes, thing_findings
 from hf_sft.new.repeats import Inputs, duplicates, inputs_of, leakage
+from hf_sft.tasks.tag_schemes import detect, spans
 
 OTHER = {  # how another answer to the same input is called
     "class": "another label",
@@ -142,11 +144,23 @@ def labels_of(rows: Dataset, roles: Roles) -> list[str | None]:
     feature = rows.features[roles.answer]
     if roles.per_row:
         return [label_name(feature, value) for value in rows[roles.answer]]
+    if sign := roles.keys.get("label_separator"):
+        return [part.strip() for text in rows[roles.answer] for part in (text or "").split(sign)]
     part = inner(feature)
-    names = [label_name(part, value) for row in rows[roles.answer] for value in row or ()]
-    if roles.form == "tags" and any((name or "").startswith("B-") for name in names):
-        return [name[2:] for name in names if name and name.startswith("B-")]
-    return names
+    found = [[label_name(part, value) for value in row or ()] for row in rows[roles.answer]]
+    return _entities(found) if roles.form == "tags" else [name for row in found for name in row]
+
+
+def _entities(sentences: list[list[str | None]]) -> list[str | None]:
+    """The type of every entity, however tags spell it; of tags that spell none, all of them."""
+    names = [name for row in sentences for name in row]
+    try:
+        scheme = detect({name for name in names if name})
+    except DataError:  # told as what the run refuses
+        scheme = "none"
+    if scheme == "none":
+        return names
+    return [kind for row in sentences for kind, *_ in spans([n or "O" for n in row], scheme)]
 
 
 def label_name(feature: Any, value: Any) -> str | None:
