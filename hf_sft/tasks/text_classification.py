@@ -13,7 +13,6 @@ from transformers import DataCollatorWithPadding
 
 from hf_sft.errors import DataError
 from hf_sft.tasks import cut_texts
-from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.long_texts import (
     AveragedWindows,
@@ -24,17 +23,8 @@ from hf_sft.tasks.long_texts import (
     tell_windows,
     windows_of,
 )
-from hf_sft.tasks.many_labels import ManyLabels
-from hf_sft.tasks.number import Number
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
-
-ONLY = {  # keys that have no meaning under another problem
-    "positive": "single-label",
-    "class_weights": "single-label",
-    "label_separator": "multi-label",
-    "threshold": "multi-label",
-}
 
 
 class TextClassification(Classification):
@@ -44,36 +34,18 @@ class TextClassification(Classification):
     ``stride`` of them with the one before, is trained with the text's label, and the answer for a
     text is the mean of its windows' logits. Metrics count texts, the loss windows.
     ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
-    pulls only the embeddings that came from the source. ``problem``: one class (``single-label``),
-    any number of labels (``multi-label``: ``label`` is a column of lists, of texts divided by
-    ``label_separator``, or several columns of 0 and 1), or a number (``regression``).
+    pulls only the embeddings that came from the source.
     """
 
     type: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     auto_processor: ClassVar[str] = "AutoTokenizer"
     unequal: ClassVar[bool] = True
-    problem: Literal["single-label", "multi-label", "regression"] = "single-label"
     text: list[str] = Field(["text"], min_length=1, max_length=2)
-    label: str | list[str] = "label"
-    label_separator: str | None = Field(None, min_length=1)
-    threshold: float = Field(0.5, gt=0, lt=1)
     max_length: int | None = Field(None, ge=2)
     long_texts: Literal["cut", "windows"] = "cut"
     stride: int | None = Field(None, ge=0)
     add_tokens: list[str] = []
-
-    @model_validator(mode="after")
-    def _keys_fit_the_problem(self) -> "TextClassification":
-        for key, problem in ONLY.items():
-            if key in self.model_fields_set and self.problem != problem:
-                raise ValueError(f"{key} is for problem: {problem}; this is {self.problem}")
-        several = not isinstance(self.label, str)
-        if several and self.problem != "multi-label":
-            raise ValueError("label: one column is wanted; several are for problem: multi-label")
-        if several and (len(set(self.label)) < 2 or len(set(self.label)) < len(self.label)):
-            raise ValueError(f"label: two or more different columns are wanted, found {self.label}")
-        return self
 
     @model_validator(mode="after")
     def _windows_of_one_text(self) -> "TextClassification":
@@ -94,22 +66,9 @@ class TextClassification(Classification):
     def in_order(self) -> bool:
         return self._windows
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The columns that hold the answer."""
-        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
-
-    @property
-    def answer(self) -> Answer:
-        if self.problem == "multi-label":
-            return ManyLabels(self.labels, self.label_separator, self.threshold)
-        return Number(self.labels[0]) if self.problem == "regression" else super().answer
-
     def columns(self) -> dict[str, str]:
         texts = {f"task.text[{i}]": column for i, column in enumerate(self.text)}
-        if isinstance(self.label, str):
-            return texts | {"task.label": self.label}
-        return texts | {f"task.label[{i}]": column for i, column in enumerate(self.label)}
+        return texts | self.label_columns()
 
     def typed(self, rows: Dataset) -> Dataset:
         return as_text(rows, self.text)
@@ -147,7 +106,7 @@ class TextClassification(Classification):
             "cut": self._cutter(processor),
             "texts": self.text,
             "answer": self.answer,
-            "names": self._names(rows),
+            "names": self.answer_names(rows),
         }
         encoded = rows.map(
             _tokenize, batched=True, fn_kwargs=arguments, remove_columns=rows.column_names
@@ -173,11 +132,6 @@ class TextClassification(Classification):
         what = "texts" if len(self.text) == 1 else "pairs"
         remedy = " With task.long_texts: windows nothing is lost." if what == "texts" else ""
         cut_texts.tell("task.max_length", what, encoded, limit, whole, remedy=remedy)
-
-    def _names(self, rows: Dataset) -> list[str]:
-        """The outputs' names; none where the rows have no label."""
-        known = self.answer.column in rows.column_names
-        return self.answer.names(rows.features) if known else []
 
     def collator(self, processor: Any) -> Callable:
         return DataCollatorWithPadding(processor)
