@@ -92,8 +92,9 @@ class MaskFolder(Loader):
                 rest = f"\ndata.{split}: {len(bad) - MOST} more masks like these."
                 shown = "\n".join(f"data.{split}: {line}" for line in bad[:MOST])
                 raise DataError(shown + (rest if len(bad) > MOST else ""))
-            masks = [
-                {"path": name, "bytes": content} for name, content in zip(masks, read, strict=True)
+            masks = [  # the path of a file that exists would be kept in place of the bytes
+                {"path": f"{pair.mask.name} (by data.palette)", "bytes": content}
+                for pair, content in zip(found, read, strict=True)
             ]
         rows = {"image": [str(pair.image) for pair in found], "mask": masks}
         if "classes" in features:
