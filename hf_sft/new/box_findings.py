@@ -41,12 +41,11 @@ KINDS = {  # kind -> what is said of the boxes; {} is how many
     "task.mend_boxes: true.",
     "tiny boxes": "{} with a side under " + f"{TINY} pixels; smaller still where the model shrinks "
     "the image. A larger task.image_size may be needed.",
-    "boxes drawn twice": "{} that cover" + f" {TWICE:.0%} of another one of their class: one "
-    "object, counted twice.",
-    "one object, two classes": "{} that are equal to a box of another class. One of the two is "
-    "wrong.",
-    "boxes of the whole image": "{} that are the whole image: classification, not detection, or a "
-    "wrong box.",
+    "boxes drawn twice": "{} covering" + f" {TWICE:.0%} of another one of its class and back: "
+    "one object, counted twice.",
+    "one object, two classes": "{} equal to a box of another class. One of the two is wrong.",
+    "boxes of the whole image": "{} as large as the whole image: classification, not detection, or "
+    "a wrong box.",
 }
 
 

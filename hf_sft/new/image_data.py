@@ -27,7 +27,7 @@ TASKS = {  # task -> the forms it reads, the best first
     "image-classification": (BOXES, TABLE, FOLDER),
     "object-detection": (BOXES,),
     "image-segmentation": (MASKS, BOXES),
-    "masked-image-modeling": (FOLDER, MASKS, BOXES, TABLE),
+    "masked-image-modeling": (MASKS, FOLDER, BOXES, TABLE),
 }
 
 
@@ -90,7 +90,7 @@ def _for_task(task: str, path: Path, form: Form, written: Written) -> dict[str, 
     if form.kind == BOXES and task == "image-classification":
         return form.block | {"crops": True}
     if task == "masked-image-modeling" and form.kind != TABLE:
-        folder = form.block.get("images") if form.kind == MASKS else None
+        folder = form.block.get("images", "images") if form.kind == MASKS else None
         place = path / folder if folder and (path / folder).is_dir() else path
         return {"type": "image-folder", "path": written(place), "labelled": False}
     return form.block

@@ -53,6 +53,10 @@ def _example(feature: Any, value: Any) -> str:
     """A value of a column as a person would write it."""
     if isinstance(feature, ClassLabel):
         return short(label_name(feature, value))
+    if isinstance(feature, Image) and not getattr(value, "filename", ""):  # bytes in the data
+        return f"{value.width} × {value.height} pixels"
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        return f"{counted(max(map(len, value.values()), default=0), 'object')}"
     return short(Path(getattr(value, "filename", "")).name if isinstance(feature, Image) else value)
 
 
