@@ -64,6 +64,7 @@ def _rises(task: Any, metric: str) -> bool:
 def of_task(task: Any) -> dict[str, Any]:
     """What a task decides of how its model is evaluated."""
     found: dict[str, Any] = {"predict_with_generate": True} if task.writes else {}
+    found["include_for_metrics"] = ["loss"]  # to weigh batches by their tokens
     if task.in_order:
-        found["include_for_metrics"] = ["inputs"]  # to see that they are the rows next in line
+        found["include_for_metrics"] += ["inputs"]  # to see that they are the rows next in line
     return found | ({} if task.label_names is None else {"label_names": task.label_names})

@@ -676,3 +676,13 @@ def test_the_schema_of_conll2003_on_the_hub(tmp_path, source):
                         data={"type": "hub", "path": "conll2003"})).data  # fmt: skip
     assert report["labels"] == names
     assert set(report["metrics"]) == {"train", "validation", "test"}
+
+
+def test_the_loss_is_the_same_for_every_batch_size(tmp_path, source):
+    found = []
+    for size in (1, 3, 8):
+        args = {"per_device_eval_batch_size": size, "max_steps": 1, "use_cpu": True,
+                "disable_tqdm": True, "output_dir": str(tmp_path / str(size))}  # fmt: skip
+        report = run(recipe(tmp_path, source, training=args))
+        found.append(report.data["metrics"]["test"]["loss"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)

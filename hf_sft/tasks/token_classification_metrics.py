@@ -12,6 +12,7 @@ from seqeval.scheme import Entities
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.tag_schemes import OUTSIDE, Scheme, Span, plain, spans, type_of
+from hf_sft.tasks.token_loss import TokenLoss
 from hf_sft.tasks.word_windows import IGNORED
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ class StreamingTags:
     ``precision``, ``recall``, ``f1`` (micro) and ``macro_f1`` are of whole entities, type and both
     ends right, read strictly: what breaks the scheme in the answers is no entity (seqeval, mode
     strict). ``lenient_f1`` reads them as conlleval and ``pipeline`` do: an I-X after O begins one.
-    ``accuracy`` is of words. Tags that mean no entities count word by word, and then micro F1,
-    precision and recall are the accuracy.
+    ``accuracy`` is of words, and ``loss`` their mean. Tags that mean no entities count word by
+    word, and then micro F1, precision and recall are the accuracy.
 
     Args:
         names: the tags in the order of the head's outputs.
@@ -86,6 +87,7 @@ class StreamingTags:
         self.rows = None if rows is None or tags not in rows.column_names else rows
         self.tags = tags
         self.tables: dict[str, Any] = {}
+        self.loss = TokenLoss()
         self._start()
 
     def _start(self) -> None:
@@ -98,6 +100,7 @@ class StreamingTags:
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take one batch of answers and labels (batch, positions); -100 is no word."""
         labels, answers = torch.as_tensor(batch.label_ids), torch.as_tensor(batch.predictions)
+        self.loss.add(batch)
         whole = []
         for truth, said in zip(labels.cpu(), answers.cpu(), strict=True):
             at = truth != IGNORED
@@ -162,6 +165,7 @@ class StreamingTags:
             "macro_f1": self.strict.macro(),
             "accuracy": self.right / max(self.words, 1),
             "lenient_f1": self.lenient.scores()[2],
+            **self.loss.result(),
         }
         if not self.in_order and self.rows is not None and self.windows > len(self.rows):
             log.warning(

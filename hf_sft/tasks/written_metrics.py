@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_sft.tasks.token_loss import TokenLoss
+
 SHOWN, MOST_CHARACTERS = 10, 400
 
 
@@ -15,7 +17,7 @@ class StreamingTexts:
     A batch is decoded, scored and let go of: sums are kept, and the first 10 texts for the report.
     References are the targets of ``rows`` as they are in the data, not what was cut or unknown to
     the tokenizer; ``rows`` come in order. What a last batch repeats of the first rows, so that all
-    processes have as many, is left out.
+    processes have as many, is left out. ``loss`` is the mean over all tokens of targets.
 
     Args:
         processor: the tokenizer.
@@ -26,6 +28,7 @@ class StreamingTexts:
     def __init__(self, processor: Any, rows: Dataset | None, columns: tuple[str, str]):
         self.processor, self.rows, self.columns = processor, rows, columns
         self.tables: dict[str, Any] = {}
+        self.loss = TokenLoss(filler=processor.pad_token_id)
         self._begin()
 
     def _begin(self) -> None:
@@ -34,6 +37,7 @@ class StreamingTexts:
 
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take the ids (batch, positions) written, and the labels (batch, positions)."""
+        self.loss.add(batch)
         hypotheses = self._texts(batch.predictions)
         if self.rows is None:
             references = self._texts(batch.label_ids)
@@ -52,7 +56,7 @@ class StreamingTexts:
             self.add(hypotheses, references)
         if not compute_result:
             return {}
-        found = self.scores()
+        found = self.scores() | self.loss.result()
         self.tables = {"signature": self.signatures(), "examples": self.examples}
         self._begin()
         return found
