@@ -28,7 +28,7 @@ class InstanceSummary:
         outputs, _ = answered(logits)
         found = found_objects(self.processor, outputs, 0.0, None)
         queries = outputs.class_queries_logits.shape[1]
-        sides = next((m.shape[1:] for m, _, _ in found if len(m)), torch.Size([1, 1]))
+        sides = found[0][0].shape[1:]  # of an image without masks, too
         count, device = len(found), outputs.class_queries_logits.device
         scores = torch.full((count, queries), -1.0, device=device)
         classes = torch.zeros((count, queries), dtype=torch.int64, device=device)
@@ -63,7 +63,7 @@ def packed(masks: Tensor) -> Tensor:
     flat = masks.flatten(1)
     flat = torch.nn.functional.pad(flat, (0, -flat.shape[1] % 8))
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=masks.device)
-    return (flat.view(len(masks), -1, 8) * weights).sum(-1, dtype=torch.uint8)
+    return (flat.view(len(masks), flat.shape[1] // 8, 8) * weights).sum(-1, dtype=torch.uint8)
 
 
 def unpacked(bits: Tensor, height: int, width: int) -> Tensor:
@@ -116,28 +116,34 @@ class StreamingPrecision:
         found = self.precision.compute()
         order = [(f1, index) for index, (f1, _, _) in enumerate(self.images)]
         self.worst = [index for _, index in sorted(order)[:WORST]]
-        numbers = np.atleast_1d(found["classes"].numpy())
-        each = {int(c): i for i, c in enumerate(numbers)}
-        ap = np.atleast_1d(found["map_per_class"].numpy())
-        ar = np.atleast_1d(found["mar_100_per_class"].numpy())
         self.tables = {
-            "classes": [
-                {
-                    "class": name,
-                    "average_precision": _known(ap[each[i]]) if i in each else None,
-                    "average_recall": _known(ar[each[i]]) if i in each else None,
-                    "objects": int(self.counts[i]),
-                }
-                for i, name in enumerate(self.names)
-            ],
+            "classes": self._classes(found),
             "worst_images": [
                 dict(zip(("row", "f1", "missed", "wrong"), (i + 1, *self.images[i]), strict=True))
                 for i in self.worst
             ],
         }
-        result = {key: _or_nan(float(found[key])) for key in METRICS}
+        lost = self.counts.any() and "map_per_class" not in found  # no image has any found mask
+        result = {key: 0.0 if lost else _or_nan(float(found[key])) for key in METRICS}
         self._start()
         return result
+
+    def _classes(self, found: dict[str, Tensor]) -> list[dict]:
+        """A row for every class; torchmetrics tells of those that occur, or were found."""
+        kept = {"average_precision": "map_per_class", "average_recall": "mar_100_per_class"}
+        each = {number: i for i, number in enumerate(found["classes"].reshape(-1).tolist())}
+        values = {key: found.get(name, torch.tensor([])).reshape(-1) for key, name in kept.items()}
+        return [
+            {
+                "class": name,
+                **{
+                    key: _known(column[each[number]]) if number in each and len(column) else None
+                    for key, column in values.items()
+                },
+                "objects": int(self.counts[number]),
+            }
+            for number, name in enumerate(self.names)
+        ]
 
 
 def at_size(masks: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -167,7 +173,7 @@ def matched(masks: Tensor, classes: Tensor, truth: Objects) -> tuple[float, int,
     return (2 * pairs / total if total else 1.0), len(true) - pairs, len(said) - pairs
 
 
-def _known(value: float) -> float | None:
+def _known(value: Tensor) -> float | None:
     return float(value) if value >= 0 else None
 
 
