@@ -9,13 +9,15 @@ from pydantic import Field
 
 from hf_sft.component import Component
 from hf_sft.errors import DataError, UserError, listing, nearest
+from hf_sft.loaders.fields import with_fields
 from hf_sft.resources import Locate
 
 
 class Loader(Component):
     """The ``data`` block: where the examples are, and how many of them to use.
 
-    ``columns`` renames columns (new name: name in the data). Splits that are missing are carved
+    ``columns`` renames columns (new name: name in the data; ``objects.category`` is a field of a
+    column, ``objects.category.count`` how many it holds). Splits that are missing are carved
     from train, stratified and seeded by ``split_seed``; the caps apply after the split.
     ``group``: a column whose values are never in two parts (article, speaker, patient).
     """
@@ -45,6 +47,8 @@ class Loader(Component):
             DataError: a column to rename is missing, a split is empty, or there is no train split.
         """
         data = self.read(locate)
+        for split, rows in data.items():
+            data[split] = with_fields(rows, self.columns.values())
         problems = [] if "train" in data else [f"data: no train split; found: {listing(data)}."]
         for split, rows in data.items():
             if len(rows) == 0:

@@ -79,7 +79,7 @@ def _row(value: Any, classes: Any, separator: str | None) -> tuple[list[str], st
     if not isinstance(value, list):
         return [], f", no list of labels. Give {FORMS}."
     if isinstance(classes, ClassLabel) and None not in value:
-        return classes.int2str(value), None
+        return list(dict.fromkeys(classes.int2str(value))), None
     if bad := [one for one in value if not isinstance(one, str | int) or not str(one).strip()]:
         return [], f", in which {bad[0]!r} is no label."
     return list(dict.fromkeys(str(one).strip() for one in value)), None
