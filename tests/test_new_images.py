@@ -167,6 +167,21 @@ def test_a_table_of_images(here):
     assert "4 images with a side under 32" in kinds(found)["small images"]
 
 
+def test_several_labels_and_numbers_of_images(here):
+    for number in range(10):
+        picture(here / f"set/files/{number}.png", (20 * number, 9, 9), (40, 40))
+    rows = [(f"files/{n}.png", n % 2, int(n > 4), n / 3) for n in range(10)]
+    write_csv(here / "set/train.csv", [row[:3] for row in rows], ("path", "cat", "dog"))
+    found = proposed("image-classification", "set", "data.test_fraction=0.2")
+    several = {"label": ["cat", "dog"], "problem": "multi-label"}
+    assert found.raw["task"] | several == found.raw["task"]
+    assert found.refusal is None
+    write_csv(here / "set/train.csv", [(row[0], row[3]) for row in rows], ("path", "score"))
+    found = proposed("image-classification", "set", "data.test_fraction=0.2")
+    assert found.raw["task"] | {"label": "score", "problem": "regression"} == found.raw["task"]
+    assert found.refusal is None
+
+
 def test_images_alone_for_masked_images(here):
     for number in range(6):
         picture(here / f"set/more/{number}.png", (20 * number, 9, 9), (40, 40))

@@ -53,25 +53,33 @@ def roles(task: str, rows: Dataset, given: dict[str, Any]) -> Roles:
 def _text_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     texts = given.get("text") or []
     label = given.get("label") or yes_and_no(rows, texts) or label_of(rows, texts)
-    more = {"problem": given["problem"]} if given.get("problem") else problem_of(rows, label)
-    problem = more.get("problem", "single-label")
     answer = label if isinstance(label, str) else None
     strings = [c for c in rows.column_names if is_text(rows.features[c]) and c != answer]
     lower = {column.lower(): column for column in strings}
     if not texts:
         pairs = [[lower[a], lower[b]] for a, b in PAIRS if a in lower and b in lower]
         texts = pairs[0] if pairs else [_text(rows, strings)]
-    keys = {"text": texts, "label": label, **more}
-    if problem == "single-label":
-        return Roles(keys, texts, answer, "class")
-    form = "classes" if problem == "multi-label" and answer is not None else "none"
-    return Roles(keys, texts, answer, form)
+    more, form = _label_form(rows, label, given)
+    return Roles({"text": texts, "label": label, **more}, texts, answer, form)
 
 
 def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     image = image_column(rows, given)
-    label = given.get("label") or label_of(rows, [image])
-    return Roles({"image": image, "label": label}, [image], label, "class", "image")
+    label = given.get("label") or yes_and_no(rows, [image]) or label_of(rows, [image])
+    more, form = _label_form(rows, label, given)
+    answer = label if isinstance(label, str) else None
+    return Roles({"image": image, "label": label, **more}, [image], answer, form, "image")
+
+
+def _label_form(
+    rows: Dataset, label: str | list[str], given: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Keys beside ``label`` that say which problem it is, and the form of the answer."""
+    more = {"problem": given["problem"]} if given.get("problem") else problem_of(rows, label)
+    problem = more.get("problem", "single-label")
+    if problem == "single-label":
+        return more, "class"
+    return more, "classes" if problem == "multi-label" and isinstance(label, str) else "none"
 
 
 def _text(rows: Dataset, strings: list[str]) -> str:
