@@ -22,7 +22,7 @@ penalties freezing
 rates moved_rows alike_lengths ragged_labels
 source_function plan_follower pull features geometry
 stored_features
-loss_scale run_record running_loss tell_epoch optimizer_setup watch fisher fisher_cache
+loss_scale run_record running_loss renamed_checkpoint tell_epoch optimizer_setup watch fisher fisher_cache
 rehearsal prior_data completed
 source_pass trainer_memory
 trainer
@@ -31,10 +31,10 @@ squad_files
 loaders tasks
 pretrained
 weight_files
-model_source
+model_source heads
 backbones
 models training_keys
-anchor
+anchor adapter
 recipe
 drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan

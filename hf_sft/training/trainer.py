@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from os import PathLike
 from typing import Any
 
 import torch
@@ -13,12 +12,14 @@ from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.penalties.penalty import Penalty
 from hf_sft.starting_point import StartingPoint, unmarked
-from hf_sft.training import loss_scale, optimizer_setup, prior_data, ragged_labels
+from hf_sft.training import loss_scale, optimizer_setup, prior_data
 from hf_sft.training.alike_lengths import AlikeBatches
 from hf_sft.training.completed import chosen, is_last, take_up
 from hf_sft.training.plan_follower import PlanFollower
 from hf_sft.training.pull import Pull
+from hf_sft.training.ragged_labels import RaggedLabels
 from hf_sft.training.rates import LearningRate
+from hf_sft.training.renamed_checkpoint import RenamedCheckpoints
 from hf_sft.training.run_record import RunRecord
 from hf_sft.training.running_loss import RunningLoss
 from hf_sft.training.source_pass import SourcePass
@@ -27,12 +28,11 @@ from hf_sft.training.trainer_memory import Memory
 from hf_sft.training.watch import Watch
 
 log = logging.getLogger(__name__)
-Checkpoint = str | PathLike | bool | None
 REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that a step is the same \
 for any accumulation and number of processes."
 
 
-class TransferMixin(AlikeBatches, ragged_labels.RaggedLabels):
+class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints):
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
     Order inside one optimizer step: forward and backward of every micro-batch, function priors in
@@ -127,7 +127,7 @@ class TransferMixin(AlikeBatches, ragged_labels.RaggedLabels):
 
     # ---- Trainer's own hooks ----
 
-    def train(self, resume_from_checkpoint: Checkpoint = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any):
         """As Trainer's; a checkpoint from another source is refused before anything is loaded."""
         checkpoint = chosen(resume_from_checkpoint, self.args.output_dir)
         self.memory.recall(checkpoint)
