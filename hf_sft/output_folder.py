@@ -22,8 +22,9 @@ from hf_sft.training.run_record import recorded_source
 log = logging.getLogger(__name__)
 
 RECIPE, REPORT, CHECKPOINTS, MODEL = "recipe.yaml", "report.json", "checkpoints", "model"
+ADAPTER = "adapter"
 PUBLISHED = (REPORT, "README.md", "report.html")  # a run that has them all is finished
-OURS = (RECIPE, *PUBLISHED, MODEL, CHECKPOINTS)
+OURS = (RECIPE, *PUBLISHED, MODEL, ADAPTER, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
 DATA = "data.json"  # likewise: what the rows were when the run began
 

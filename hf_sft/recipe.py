@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_sft import component
+from hf_sft.adapter import Adapter, conflicts
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
@@ -51,6 +52,7 @@ class Recipe:
     training: dict[str, Any]
     early_stopping: EarlyStopping | None
     retention: Loader | None
+    adapter: Adapter | None = None
 
     @classmethod
     def load(
@@ -150,6 +152,8 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     blocks["retention"] = (
         None if probe is None else _component(Loader, probe, "retention", problems)
     )
+    if raw.get("adapter") is not None:
+        blocks["adapter"] = _component(Adapter, raw["adapter"], "adapter", problems)
     stopping = raw.get("early_stopping")
     blocks["early_stopping"] = (
         None

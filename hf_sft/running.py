@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from hf_sft import hub, model_folder, output_folder, plan
+from hf_sft.adapter import adapted, merged, save_adapters
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, RecipeError, UserError
@@ -119,7 +120,7 @@ def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
     for held in encoded.keys() - {"train"}:
         encoded[held] = task.held_still(encoded[held], loaded.processor)
     with at_anchor(anchor, loaded) as loaded:
-        trainer = build_trainer(recipe, args, data, encoded, loaded)
+        trainer = build_trainer(recipe, args, data, encoded, adapted(recipe, loaded))
     begin_elsewhere_(trainer.starting_point, anchor, loaded.model)
     probe = SourceProbe.of(recipe, loaded)
     anchored = anchor and anchor.source.name
@@ -196,10 +197,11 @@ def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
 
 
 def keep_model(recipe: Recipe, prepared: Prepared) -> None:
-    """Save the trained model and its processor."""
+    """Save the trained model and its processor; adapters beside it, where there are any."""
     if prepared.trainer.is_world_process_zero():
-        folder = recipe.output_dir / output_folder.MODEL
-        model_folder.save(prepared.trainer.model, prepared.loaded.processor, folder)
+        folder, model = recipe.output_dir / output_folder.MODEL, prepared.trainer.model
+        model_folder.save(merged(model), prepared.loaded.processor, folder)
+        save_adapters(model, recipe.output_dir / output_folder.ADAPTER)
 
 
 def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:

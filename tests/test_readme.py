@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
+from hf_sft.adapter import LoRA
 from hf_sft.cli import find_recipe, parser, recipes
 from hf_sft.component import choices
 from hf_sft.loaders import Loader
@@ -94,6 +95,7 @@ def shipped_blocks():
     """README's name of a block or type -> the fields that are its own."""
     yield "model", ModelSource.model_fields
     yield "early_stopping", EarlyStopping.model_fields
+    yield "lora", {k: v for k, v in LoRA.model_fields.items() if k != "use_dora"}
     for block, base in (("task", Task), ("data", Loader)):
         yield block, base.model_fields
         for name, cls in choices(base).items():

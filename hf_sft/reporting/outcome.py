@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hf_sft import plan
+from hf_sft.adapter import merged, told
 from hf_sft.errors import UserError
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import drift
@@ -38,6 +39,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         "data": {"hub_id": hub_id(recipe)},
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
         "cut_texts": prepared.cut_texts,
+        "adapter": told(trainer.model, recipe.adapter),
         "recipe": recipe.raw,
     }
 
@@ -131,8 +133,8 @@ def kept(prepared: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
     trainer, loaded = prepared.trainer, prepared.loaded
     original, has_head = loaded.original()
-    rows, collate, tuned = prepared.encoded[split], trainer.data_collator, trainer.model
-    sides = loaded.compared(original, collate, trainer.layer_groups, tuned)
+    rows, collate, tuned = prepared.encoded[split], trainer.data_collator, merged(trainer.model)
+    sides = loaded.compared(original, collate, loaded.groups, tuned)
     asked = {}
     if probe := prepared.probe:
         asked["source_accuracy_before"] = probe.accuracy(original.to(tuned.device), collate)

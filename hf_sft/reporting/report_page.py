@@ -163,6 +163,9 @@ def timeline(data: dict[str, Any]) -> dict[str, Any]:
     ends = [change["step"] for change in changes[1:]] + [steps]
     rows = []
     for group in data["groups"] if changes else []:
+    if adapter := data.get("adapter"):
+        share = f"{100 * adapter['trainable_share']:.3g} % of all parameters"
+        return f"the source, beside which adapters train: {settings(adapter)}: {share}"
         runs: list[list[int]] = []  # first step, and the one after the last
         for change, end in zip(changes, ends, strict=True):
             start, end = min(change["step"], steps), min(end, steps)

@@ -1,0 +1,203 @@
+"""The ``adapter`` block: low-rank adapters beside the source's weights, by peft."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from hf_sft.component import Component
+from hf_sft.errors import RecipeError, SourceError, listing
+from hf_sft.freezing import TrainAll
+from hf_sft.layer_groups import LayerGroups
+from hf_sft.model_source import LoadedModel, ModelSource
+from hf_sft.penalties import FunctionPrior
+from hf_sft.penalties.lora_sp import LoRASP
+
+KINDS = {  # task -> peft's name of it, kept in adapter_config.json
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+    "text-generation": "CAUSAL_LM",
+    "translation": "SEQ_2_SEQ_LM",
+    "summarization": "SEQ_2_SEQ_LM",
+}
+INSIDE = "base_model.model."  # where peft puts the wrapped model's own names
+MISSING = (
+    "adapter: the package peft is not installed. Install it with pip install 'hf-sft[peft]', or "
+    "leave the block out."
+)
+
+
+class Adapter(Component):
+    """What trains beside a frozen source; found by its ``type``."""
+
+
+class LoRA(Adapter):
+    """LoRA (Hu et al. 2022, arXiv 2106.09685): W = W⁰ + s·B·A, W⁰ frozen, s = α/r.
+
+    The keys are those of ``peft.LoraConfig``. ``target_modules``: ends of the names of linear,
+    embedding or convolution layers, a regular expression, or ``all-linear``; peft's own choice for
+    the architecture by default. ``use_rslora``: s = α/√r. B starts at 0, so that training starts at
+    the source. What is new, such as a head, trains whole.
+    """
+
+    type: Literal["lora"] = "lora"
+    r: int = Field(8, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    target_modules: list[str] | str | None = None
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    @field_validator("use_dora")
+    @classmethod
+    def _plain(cls, asked: bool) -> bool:
+        if asked:
+            raise ValueError("DoRA does more than add s·B·A to the source's weights. Take LoRA")
+        return asked
+
+    def wrapped(self, loaded: LoadedModel, source: ModelSource, task: str) -> LoadedModel:
+        """``loaded`` with the adapters in its model; only they and what is new will train.
+
+        Raises:
+            RecipeError: peft is missing, the modules are not there, or are tied to others.
+        """
+        try:
+            import peft  # noqa: PLC0415 (an extra)
+        except ImportError as error:
+            raise RecipeError(MISSING) from error
+        if loaded.rows:
+            raise RecipeError("adapter: new tokens would have embeddings that never train. Leave "
+                              "task.add_tokens out, or the adapter.")  # fmt: skip
+        named = list(loaded.model.named_modules())
+        new = sorted({_module(name) for name in loaded.fresh & _parameters(loaded.model)})
+        config = peft.LoraConfig(
+            **self.model_dump(exclude={"type", "use_dora"}),
+            task_type=KINDS.get(task),
+            modules_to_save=new or None,
+            exclude_modules=new or None,
+        )
+        try:
+            model = peft.get_peft_model(loaded.model, config)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            ends = {n.rpartition(".")[2] for n, m in named if isinstance(m, torch.nn.Linear)}
+            raise RecipeError(
+                f"adapter.target_modules: {self.target_modules!r} fits no layer of "
+                f"{type(loaded.model).__name__} that peft adapts ({error}). Name ends of names; "
+                f"linear layers end in: {listing(sorted(ends), 12)}."
+            ) from error
+        _refuse_tied(model)
+        model.peft_config["default"].base_model_name_or_path = (
+            loaded.source.hub_id or loaded.source.name  # no path of this machine
+        )
+        fresh = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+        globs = source.layer_groups and [INSIDE + glob for glob in source.layer_groups]
+        groups = LayerGroups.of(model, globs, fresh)
+        return replace(loaded, model=model, groups=groups, fresh=fresh)
+
+
+def _parameters(model: Any) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
+
+
+def _module(parameter: str) -> str:
+    """The module that holds a new parameter.
+
+    Raises:
+        SourceError: the model itself holds it, and cannot be copied beside itself.
+    """
+    module = parameter.rpartition(".")[0]
+    if not module:
+        raise SourceError(
+            f"adapter: {parameter} is new and no part of a layer, so that peft cannot train it "
+            "beside adapters. Name a source that has it, or leave the adapter out."
+        )
+    return module
+
+
+def _refuse_tied(model: Any) -> None:
+    """A word table that is the head as well would be two different ones once adapters are added.
+
+    Raises:
+        RecipeError: an adapter stands at such a table.
+    """
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    tied = [n for names in places.values() if len(names) > 1 for n in names if "base_layer" in n]
+    if tied:
+        raise RecipeError(
+            f"adapter.target_modules: {listing(tied)} is tied to another layer, and would be "
+            "another matrix in each. Leave it out."
+        )
+
+
+def conflicts(blocks: dict[str, Any]) -> list[str]:
+    """What does not go together with an ``adapter`` block, one line each."""
+    if blocks.get("adapter") is None:
+        return []
+    found = []
+    if not isinstance(blocks.get("freeze"), TrainAll):
+        found.append(
+            "freeze: with an adapter, the source is frozen and adapters train all the time. Leave "
+            "freeze out, or choose layers by adapter.target_modules."
+        )
+    for penalty in blocks.get("penalty") or ():
+        alone = (
+            isinstance(penalty, FunctionPrior)
+            and not penalty.source
+            and not penalty.needs
+            & {
+                "maps",
+                "embeddings",
+            }
+        )
+        if not (penalty is None or alone or isinstance(penalty, LoRASP)):
+            found.append(
+                f"penalty: {penalty.type} looks at the source's own weights or function, beside "
+                "which adapters train. Take lora-sp, which pulls what they add to the weights."
+            )
+    if getattr(blocks.get("model"), "anchor", None) is not None:
+        found.append(
+            "model.anchor: with an adapter, θ⁰ is where training starts. Leave one of them out."
+        )
+    return found
+
+
+def adapted(recipe: Any, loaded: LoadedModel) -> LoadedModel:
+    """``loaded`` with the recipe's adapter in its model; as it is without one."""
+    if recipe.adapter is None:
+        return loaded
+    return recipe.adapter.wrapped(loaded, recipe.model, recipe.task.type)
+
+
+def save_adapters(model: Any, folder: Path) -> None:
+    """Write what peft loads beside the source; nothing for a model without adapters."""
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(folder)
+
+
+def merged(model: Any) -> Any:
+    """The model with its adapters added to its weights, as a copy; a model without any itself."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def told(model: Any, adapter: Adapter | None) -> dict[str, Any] | None:
+    """The block as it was settled, and how many parameters train; None without one."""
+    if adapter is None:
+        return None
+    config, sizes = model.peft_config["default"], list(model.parameters())
+    trains = sum(p.numel() for p in sizes if p.requires_grad)
+    whole = sum(p.numel() for p in sizes)
+    targets = config.target_modules
+    return {
+        **adapter.describe(),
+        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+        "trainable": trains,
+        "trainable_share": trains / whole,
+    }

@@ -1,0 +1,187 @@
+"""A recipe's adapter: LoRA beside a frozen source, trained, resumed, merged into model/."""
+
+import builtins
+import json
+
+import pytest
+import tiny
+import tiny_language
+import tiny_run
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from hf_sft import Recipe
+from hf_sft.cli import main
+from hf_sft.errors import RecipeError
+from hf_sft.running import prepare, run
+from hf_sft.training_arguments import training_arguments
+
+LORA = {"type": "lora", "r": 4, "lora_alpha": 8}
+SP = {"type": "lora-sp", "lambda": 0.001}
+TEXT = {"adapter": LORA, "penalty": SP}
+
+
+def text_run(folder, overrides=(), **blocks):
+    return Recipe.load(tiny_run.text_recipe(folder, **{**TEXT, **blocks}), overrides)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapted")
+    torch.manual_seed(0)
+    training = {"num_train_epochs": 20, "learning_rate": 0.03}
+    adapter = {**LORA, "target_modules": "all-linear"}
+    return folder, run(text_run(folder, training=training, adapter=adapter))
+
+
+def test_it_learns_and_says_what_it_is(done):
+    folder, report = done
+    told = report.data["adapter"]
+    assert {k: told[k] for k in LORA} == LORA
+    assert {"attention.self.query", "output.dense"} <= {
+        name.partition("layer.0.")[2] or name for name in told["target_modules"]
+    } or {"query", "dense"} <= set(told["target_modules"])
+    assert 0 < told["trainable_share"] < 1
+    assert report.data["metrics"]["test"]["accuracy"] > 0.9
+    assert report.data["freeze"]["verified_unchanged"]
+    assert report.data["freeze"]["frozen_tensors"] > 30
+    assert report.data["retention"]["examples"] > 0
+    assert report.data["retention"]["spearman"] < 1
+    for page in ("README.md", "report.html"):
+        assert "adapters train" in (folder / "out" / page).read_text("utf-8")
+
+
+def test_the_model_is_merged_and_the_adapter_lies_beside_it(done):
+    folder, _ = done
+    source = {n: p for n, p in _source(folder).named_parameters() if "classifier" not in n}
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "out" / "model").eval()
+    moved = [n for n, p in model.named_parameters() if n in source and (p != source[n]).any()]
+    assert moved
+    assert any("query.weight" in name for name in moved)
+    assert not any("LayerNorm" in name or "bias" in name or "embeddings" in name for name in moved)
+    beside = PeftModel.from_pretrained(_source(folder), folder / "out" / "adapter").eval()
+    ids = torch.arange(5, 9)[None]
+    assert torch.allclose(model(ids).logits, beside(ids).logits, atol=1e-5)
+    written = json.loads((folder / "out" / "adapter" / "adapter_config.json").read_text("utf-8"))
+    assert written["base_model_name_or_path"] == "source"
+    assert str(folder) not in json.dumps(written)
+
+
+def _source(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder / "source", num_labels=2)
+
+
+def test_commands_take_the_run_as_any_other(done, capsys):
+    folder, report = done
+    assert main(["evaluate", str(folder / "out")]) == 0
+    assert f"{report.data['metrics']['test']['accuracy']:.4f}" in capsys.readouterr().out
+    (folder / "lines.txt").write_text("rose old\noak dry\n", "utf-8")
+    given = ["predict", str(folder / "out"), str(folder / "lines.txt")]
+    assert main([*given, "--output", str(folder / "found.jsonl")]) == 0
+    rows = [json.loads(line) for line in (folder / "found.jsonl").open(encoding="utf-8")]
+    classify = pipeline("text-classification", str(folder / "out" / "model"), device="cpu")
+    assert [row["label"] for row in rows] == [a["label"] for a in classify(["rose old", "oak dry"])]
+
+
+def test_resuming_is_not_stopping(tmp_path, monkeypatch):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    kept = {"save_strategy": "steps", "save_steps": 3}
+    torch.manual_seed(0)
+    tiny_run.source_folder(tmp_path / "whole" / "source")
+    (tmp_path / "cut" / "source").symlink_to(tmp_path / "whole" / "source")
+    whole = run(text_run(tmp_path / "whole", training=kept))
+    with monkeypatch.context() as broken:
+        broken.setattr("hf_sft.running.keep_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(text_run(tmp_path / "cut", training=kept))
+    last = max((tmp_path / "cut" / "out" / "checkpoints").glob("checkpoint-*"), key=_step)
+    assert _step(last) > 3
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    again = run(text_run(tmp_path / "cut", training=kept))
+    assert again.data["metrics"]["test"] == whole.data["metrics"]["test"]
+    models = [_merged(tmp_path / name) for name in ("whole", "cut")]
+    assert tiny.different(*models) == []
+
+
+def _step(folder):
+    return int(folder.name.rpartition("-")[2])
+
+
+def _merged(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "out" / "model")
+    return tiny.weights(model)
+
+
+def test_causal_models(tmp_path):
+    torch.manual_seed(0)
+    recipe = tiny_language.recipe(tmp_path, task={"generate": 2}, adapter=LORA, penalty=SP)
+    report = run(Recipe.load(recipe))
+    assert report.data["adapter"]["target_modules"] == ["q_proj", "v_proj"]
+    assert len(report.data["tables"]["test"]["generated"]) == 2
+    assert report.data["retention"]["by"] == "original head"
+    assert report.data["retention"]["kl"] > 0
+    assert main(["evaluate", str(tmp_path / "out")]) == 0
+
+
+def test_a_prior_on_answers_goes_with_it(tmp_path):
+    torch.manual_seed(0)
+    prior = [SP, {"type": "r3f"}]
+    assert run(text_run(tmp_path, penalty=prior, training={"max_steps": 2})).data["adapter"]
+    with pytest.raises(RecipeError, match="similarity looks at the source"):
+        text_run(tmp_path, penalty={"type": "similarity"})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ({"freeze": {"type": "train-last", "count": 1}}, "freeze: with an adapter"),
+        ({"penalty": {"type": "l2-sp"}}, "l2-sp looks at the source's own weights.*lora-sp"),
+        ({"model": {"anchor": "./source"}}, "model.anchor: with an adapter"),
+        ({"adapter": {**LORA, "use_dora": True}}, "use_dora.*DoRA"),
+        ({"adapter": {**LORA, "r": 0}}, "adapter.r"),
+        ({"adapter": {**LORA, "rank": 4}}, "adapter.rank"),
+        ({"adapter": {"type": "ia3"}}, "adapter.type"),
+    ],
+)
+def test_what_does_not_go_together_is_told(blocks, said, tmp_path):
+    with pytest.raises(RecipeError, match=said):
+        text_run(tmp_path, **blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ({"adapter": {**LORA, "target_modules": ["nowhere"]}}, "target_modules.*nowhere"),
+        ({"task": {"add_tokens": ["quince"]}}, "task.add_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_told(blocks, said, tmp_path):
+    recipe = text_run(tmp_path, **blocks)
+    with pytest.raises(RecipeError, match=said):
+        prepare(recipe, training_arguments(recipe))
+
+
+def test_tied_tables_are_refused(tmp_path):
+    adapter = {**LORA, "target_modules": ["embed_tokens"]}
+    recipe = Recipe.load(tiny_language.recipe(tmp_path, adapter=adapter, penalty=SP))
+    with pytest.raises(RecipeError, match="tied"):
+        prepare(recipe, training_arguments(recipe))
+
+
+def test_a_missing_package_is_told(tmp_path, monkeypatch):
+    imported = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name == "peft":
+            raise ImportError(name)
+        return imported(name, *rest, **more)
+
+    recipe = text_run(tmp_path)
+    args = training_arguments(recipe)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RecipeError, match=r"hf-sft\[peft\]"):
+        prepare(recipe, args)
