@@ -78,7 +78,7 @@ class Recipe:
         raw = read(path)
         problems = _override_problems(raw, overrides)
         blocks = _blocks(raw, problems)
-        problems += _metric_problems(blocks)
+        problems += _metric_problems(blocks) + conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
