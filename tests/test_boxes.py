@@ -409,7 +409,7 @@ def test_yolo_without_yaml_with_lists_and_as_roboflow_writes_it(tmp_path):
     data = read("yolo", tmp_path, path=".")
     assert {part: named(rows) for part, rows in data.items()} == TRUTH
     (tmp_path / "list.txt").write_text("./images/train/b.png\nimages/train/a.png\n")
-    (tmp_path / "data.yaml").write_text("names: {0: cat, 1: dog}\ntrain: list.txt")
+    (tmp_path / "data.yaml").write_text("names: {0: cat, '1': dog}\ntrain: list.txt")
     assert list(named(read("yolo", tmp_path, path=".")["train"])) == ["b", "a"]
     (tmp_path / "list.txt").write_text("../a.png\n")
     assert "line 1: '../a.png' leads out" in refused("yolo", tmp_path, path=".")

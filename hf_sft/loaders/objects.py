@@ -125,7 +125,8 @@ def sizes(paths: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
 
 
 def inside(folder: Path, name: Any) -> Path | None:
-    """The file that data name, in ``folder``; None for a name that could lead out of it."""
+    """The file that data name, in ``folder``; None for a name that leads out of it as it is
+    written (links that the user has set are followed)."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         return None
     parts = PurePosixPath(name.replace("\\", "/"))

@@ -121,6 +121,7 @@ def _places(root: Path, given: Any) -> tuple[list[Path], list[str]]:
 def _names(given: Any, file: str) -> list[str]:
     """The classes by their numbers, from a list or {number: name}."""
     if isinstance(given, dict):
+        given = {int(k) if str(k).isdecimal() else k: name for k, name in given.items()}
         if sorted(given, key=str) != sorted(range(len(given)), key=str):
             raise DataError(
                 f"data.path: '{file}' names: the numbers of the classes are {listing(given)}; "
