@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import sacrebleu
 import tiny_language
 import torch
 import yaml
@@ -15,11 +16,13 @@ from datasets import Dataset, DatasetDict
 from tiny_language import CHATS, PAIRS, TEMPLATE, TEXTS, recipe, tokenizer, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from hf_sft import running
 from hf_sft.cli import main
 from hf_sft.component import choices
 from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.recipe import Recipe
 from hf_sft.tasks import Task, TextGeneration
+from hf_sft.tasks.generation_scores import answered
 from hf_sft.tasks.language_metrics import StreamingLanguage, safe_exp, token_sums
 
 datasets.disable_progress_bars()
@@ -379,3 +382,36 @@ def test_a_blend_takes_the_least_perplexity(tmp_path, capsys):
     targets = {point["alpha"]: point["target"] for point in made["path"]}
     assert targets[made["alpha"]] == min(targets.values())
     assert made["alpha"] > 0
+
+
+def test_answers_are_scored_as_they_come():
+    rows = [({"prompt": "a", "completion": "the cat sat"}, " the cat sat "),
+            ({"prompt": "b", "completion": "red roses"}, "blue roses"),
+            ({"prompt": "c", "completion": ""}, "no reference")]  # fmt: skip
+    kinds = ["rouge", "chrf", "bleu", "exact_match"]
+    found = answered(iter(rows), kinds, tiny_language.tokenizer())
+    scores = {row["metric"]: row["score"] for row in found["generation"]}
+    texts, wanted = ["the cat sat", "blue roses"], ["the cat sat", "red roses"]
+    assert scores["exact_match"] == 50
+    assert scores["chrf"] == round(sacrebleu.corpus_chrf(texts, [wanted]).score, 2)
+    assert scores["rouge1"] == 75
+    assert {row["texts"] for row in found["generation"]} == {2}
+    assert all(row["signature"] for row in found["generation"])
+    assert [row["generated"] for row in found["generated"]] == [text for _, text in rows]
+    assert "generation" not in answered(iter(rows), [], tiny_language.tokenizer())
+
+
+def test_a_run_scores_its_answers(tmp_path):
+    task = {"generate": 4, "scores": ["chrf", "exact_match"], "max_new_tokens": 4}
+    report = running.run(Recipe.load(recipe(tmp_path, "chat", task=task)))
+    found = report.data["tables"]["test"]["generation"]
+    assert [row["metric"] for row in found] == ["chrf", "exact_match"]
+    assert found[0]["texts"] == 4
+    assert "exact_match" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_scores_need_answers():
+    with pytest.raises(ValueError, match="generate"):
+        TextGeneration(prompt="a", completion="b", scores=["rouge"])
+    with pytest.raises(ValueError, match="scores"):
+        TextGeneration(prompt="a", completion="b", generate=2, scores=["meteor"])

@@ -14,6 +14,7 @@ from hf_sft.tasks import chat
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.cut_texts import record
 from hf_sft.tasks.generation import continued
+from hf_sft.tasks.generation_scores import Score, answered
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import LanguageCollator
 from hf_sft.tasks.language_metrics import SCALARS, StreamingLanguage, token_sums
@@ -40,7 +41,7 @@ class TextGeneration(Task):
     per row of ``max_length`` tokens, none of which sees another (`packing.refuse_leak`).
 
     ``generate``: so many rows of every evaluated split are answered in the report, greedily, with
-    at most ``max_new_tokens``; not for plain texts, which ask nothing.
+    at most ``max_new_tokens``, and scored by ``scores``; not for plain texts, which ask nothing.
     """
 
     type: Literal["text-generation"] = "text-generation"
@@ -59,6 +60,7 @@ class TextGeneration(Task):
     max_length: int | None = Field(None, ge=2)
     packing: bool = False
     generate: int = Field(0, ge=0)
+    scores: list[Score] = []
     max_new_tokens: int = Field(64, ge=1)
 
     @model_validator(mode="after")
@@ -71,6 +73,8 @@ class TextGeneration(Task):
             )
         if self.input is not None and self.prompt is None:
             raise ValueError("input stands below a prompt; name the prompt's column as well")
+        if self.scores and not self.generate:
+            raise ValueError("scores are of generated texts; say of how many rows by generate")
         if self.text is not None and self.generate:
             raise ValueError(
                 "generate needs a prompt to go on from: prompt and completion, or messages"
@@ -162,9 +166,8 @@ class TextGeneration(Task):
         if not self.generate:
             return {}
         few = rows.select(range(min(self.generate, len(rows))))
-        answers = [found["generated"] for found in self.predict(few, model, processor, 8)]
-        given = [self._shown(row) for row in few]
-        return {"generated": [{**g, "generated": a} for g, a in zip(given, answers, strict=True)]}
+        texts = (found["generated"] for found in self.predict(few, model, processor, 8))
+        return answered(zip(map(self._shown, few), texts, strict=True), self.scores, processor)
 
     def _shown(self, row: dict) -> dict[str, str]:
         """What was asked and what was wanted, as text."""
