@@ -101,6 +101,7 @@ def segformer(labels=3, **changes):
         decoder_hidden_size=16,
         num_labels=labels,
         classifier_dropout_prob=0.0,
+        drop_path_rate=0.0,
         **changes,
     )
     return SegformerForSemanticSegmentation(config)
@@ -149,12 +150,12 @@ def mask2former_source(folder):
     return saved(folder, mask2former(), Mask2FormerImageProcessor(size=size))
 
 
-def resnet_file(folder):
-    """A random ResNet's weight file, with batch norm."""
+def upernet_source(folder):
+    """The ``model`` block of UperNet around a random ResNet with batch norm."""
     torch.manual_seed(0)
-    path = folder / "resnet.pth"
-    torch.save(timm.create_model("resnet10t").state_dict(), path)
-    return path
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "source.pth")
+    outer = {"model_type": "upernet", "hidden_size": 8, "use_auxiliary_head": False}
+    return {"name": "./source.pth", "architecture": "test_resnet", "backbone_of": outer}
 
 
 def recipe(folder, task, data, model, **changes):
