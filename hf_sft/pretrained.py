@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers.utils import logging as hf_logging
 
@@ -53,10 +54,28 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
     known = [label for _, label in sorted((config.id2label or {}).items())]
     task.configure(config, names)
     model, info = _load(task.auto_model(config), source, place, config)
+    hold_fixed_(model)
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
     fresh = {*info["missing_keys"], *mismatched}
     left_over = sorted(info["unexpected_keys"])
     return Weights(model, fresh, not names or known == names, original, mismatched, left_over)
+
+
+def hold_fixed_(model: transformers.PreTrainedModel) -> None:
+    """Freeze what the architecture freezes: sinusoidal positions of ViTMAE, Whisper, Marian.
+
+    transformers 5.24 forgets it while loading; the tables would train.
+    """
+    around_others = getattr(model.config, "backbone_config", None) is not None
+    known = type(model).__module__.startswith("transformers.models.")
+    if around_others or not known or model.config.model_type == "timm_wrapper":
+        return  # whose parts cannot be built for a look without files of their own
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        built = type(model)(model.config)
+    fixed = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
 
 
 def _load(auto: Any, source: Any, place: Path | str, config: Any) -> tuple[Any, dict]:

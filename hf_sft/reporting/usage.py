@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import ValidationError
 from transformers.pipelines import get_supported_tasks
 
 from hf_sft.component import find
@@ -15,7 +16,7 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
     Where transformers has no pipeline for the task, the parts are loaded one by one.
     """
     task, place = data["task"], repo_id or "model"
-    auto, processor = classes(task)
+    auto, processor = classes(task, data["recipe"].get("task"))
     has_pipeline = task in get_supported_tasks()
     lines = [f"from transformers import {auto}, {'pipeline' if has_pipeline else processor}", ""]
     lines += [f'predict = pipeline("{task}", model="{place}")'] if has_pipeline else []
@@ -31,11 +32,15 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
     return "\n".join(lines)
 
 
-def classes(task: str) -> tuple[str, str]:
-    """Auto class of the model and of its processor, as the task names them."""
+def classes(task: str, settings: dict[str, Any] | None = None) -> tuple[str, str]:
+    """Auto class of the model and of its processor, as the task names them.
+
+    ``settings``: the recipe's ``task`` block; some tasks have models of several classes.
+    """
     try:
         found = find(Task, task)
-    except UserError:  # a report of a plug-in that is not installed here
+        found = found.model_validate(settings) if settings else found
+    except (UserError, ValidationError):  # a report of a plug-in or a version that is not here
         found = None
     guess = "AutoModelFor" + task.title().replace("-", "")
     names = getattr(found, "auto_class", guess), getattr(found, "auto_processor", "AutoProcessor")

@@ -1,5 +1,6 @@
 """Masked image modelling: which patches of an image are hidden, as a function of a drawn number."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 from hf_sft.draws import mixed
 from hf_sft.errors import RecipeError
 
+log = logging.getLogger(__name__)
 ROW, DRAW = "row", "draw"  # keys of encoded rows
 SIMMIM_SIZE = 32  # pixels of SimMIM's hidden squares
 
@@ -81,6 +83,24 @@ def side_of(size: Any) -> int:
             "masked image modelling here wants squares."
         )
     return sides.pop()
+
+
+def fill_positions_(model: Any) -> None:
+    """Give a ViTMAE the fixed tables of positions that its architecture has, where they are empty.
+
+    transformers 5.24 leaves them so in a model that is built from a configuration; none of its
+    patches could then be told from another. Layout: sines and cosines of the column, of the row.
+    """
+    from transformers.models.vit_mae import modeling_vit_mae as vit_mae
+
+    for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+        if bool(table.any()):
+            continue
+        side, width = math.isqrt(table.shape[1] - 1), table.shape[2]
+        made = vit_mae.build_2d_sinusoidal_position_embedding(side, side, width, cls_token=True)
+        with torch.no_grad():
+            table.copy_(made.roll(width // 2, 1))
+        log.warning("model.name: a table of positions was all zeros; it has its sines now.")
 
 
 class MaskCollator:

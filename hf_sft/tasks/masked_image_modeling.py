@@ -21,6 +21,7 @@ from hf_sft.tasks.image_masks import (
     ROW,
     MaskCollator,
     MaskTransform,
+    fill_positions_,
     grid_of,
     side_of,
 )
@@ -128,6 +129,8 @@ class MaskedImageModeling(Task):
 
     def prepare(self, processor: Any, model: Any) -> None:
         """The processor makes images of the model's size, which its loss wants."""
+        if self.method == "mae":
+            fill_positions_(model)
         side = side_of(model.config.image_size)
         grid_of(model.config, self.mask_size, self._ratio)
         for name in ("size", "crop_size"):
