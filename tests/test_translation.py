@@ -14,6 +14,7 @@ from hf_sft import LayerGroups, Recipe, run
 from hf_sft.cli import main
 from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.tasks import Translation as Task
+from hf_sft.tasks.seq2seq_generation import used
 from hf_sft.tasks.translation import usual
 from hf_sft.tasks.translation_metrics import StreamingTranslation
 
@@ -199,8 +200,8 @@ def test_no_text_is_longer_than_the_models_positions():
 @pytest.mark.parametrize(
     ("block", "target", "stated", "expected"),
     [({"max_new_tokens": 9}, 5, {}, 10), ({}, 5, {}, 6), ({}, None, {}, 129),
-     ({}, None, {"max_length": 40}, 40), ({"max_length": 12}, None, {"max_new_tokens": 7}, 12),
-     ({"num_beams": 2}, None, {"max_new_tokens": 7}, 8)], ids=str,
+     ({}, None, {"max_length": 40}, 129), ({"max_length": 12}, None, {"max_new_tokens": 7}, 12),
+     ({"num_beams": 2}, None, {"max_new_tokens": 7}, 129)], ids=str,
 )  # fmt: skip
 def test_how_long_a_text_may_get(block, target, stated, expected):
     """With the start token; never the 20 tokens of transformers' default."""
@@ -211,7 +212,7 @@ def test_how_long_a_text_may_get(block, target, stated, expected):
     Task(generation=block, max_target_length=target).prepare(words, model)
     config = model.generation_config
     assert (config.max_length, config.max_new_tokens) == (expected, None)
-    assert config.num_beams == block.get("num_beams")
+    assert config.num_beams == block.get("num_beams", 1)
 
 
 @pytest.mark.parametrize(
@@ -373,3 +374,25 @@ def test_the_xquad_recipes_are_good(tmp_path, monkeypatch):
         recipe = Recipe.load(RECIPES / "translation" / f"{name}.yaml")
         data = recipe.task.check(recipe.data.load(recipe.locate))
         assert data["test"].column_names == ["source", "target"]
+
+
+def test_what_a_source_wrote_for_other_data_is_left_and_told(tmp_path, caplog):
+    """Beams and lengths are the recipe's; tokens that start and end a text stay the source's."""
+    words = tiny_writing.tokenizer()
+    source = tiny_writing.model("bart", len(words))
+    for key, value in {"num_beams": 4, "min_length": 56, "no_repeat_ngram_size": 3}.items():
+        setattr(source.generation_config, key, value)
+    with caplog.at_level("WARNING"):
+        Task(generation={"no_repeat_ngram_size": 2}).prepare(words, source)
+    assert "num_beams: 4, min_length: 56" in caplog.text
+    assert "no_repeat_ngram_size" not in caplog.text
+    assert source.generation_config.forced_eos_token_id == 1
+    told = {row["key"]: row["value"] for row in used(source)}
+    assert told == {"num_beams": 1, "max_length": 24, "no_repeat_ngram_size": 2}
+
+
+def test_the_report_says_how_texts_were_written(tmp_path):
+    path = tiny_writing.recipe(tmp_path, training={"max_steps": 1})
+    tables = run(Recipe.load(path)).data["tables"]["test"]
+    assert {"key": "num_beams", "value": 1} in tables["generation"]
+    assert {"key": "max_length", "value": 7} in tables["generation"]

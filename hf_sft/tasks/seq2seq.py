@@ -146,6 +146,9 @@ class Seq2Seq(Task):
     def collator(self, processor: Any) -> Callable:
         return Seq2SeqCollator(processor.pad_token_id, processor.padding_side)
 
+    def examples(self, model: Any, processor: Any, rows: Dataset) -> dict[str, list[dict]]:
+        return {"generation": writing.used(model)}
+
     def read_inputs(self, path: Path) -> Dataset:
         rows = self._flat(lines_or_table(path, self.source), "")
         missing = self.missing_columns(path.name, rows.column_names)

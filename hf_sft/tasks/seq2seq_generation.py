@@ -1,5 +1,6 @@
 """How an encoder-decoder is told to write: languages, start, length, beams."""
 
+import logging
 import re
 from typing import Any
 
@@ -8,9 +9,17 @@ from transformers import GenerationConfig
 from hf_sft.errors import SourceError, listing, nearest
 from hf_sft.tasks.tokenizers import limits
 
+log = logging.getLogger(__name__)
+
 LENGTHS = ("max_new_tokens", "max_length")
 COUNTS = {"num_beams", "max_length", "max_new_tokens"}
-LENGTH = 128  # tokens, where neither the recipe nor the source says how long a text may get
+LENGTH = 128  # tokens, where the recipe does not say how long a text may get
+OF_SOURCE = (  # how a source wrote for its own data: beams, lengths, repetition, sampling
+    *LENGTHS, "num_beams", "num_beam_groups", "diversity_penalty", "early_stopping", "min_length",
+    "min_new_tokens", "length_penalty", "repetition_penalty", "encoder_repetition_penalty",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "do_sample", "temperature", "top_k",
+    "top_p", "typical_p", "max_time",
+)  # fmt: skip
 
 
 def problem(given: dict[str, Any]) -> str | None:
@@ -31,27 +40,50 @@ def problem(given: dict[str, Any]) -> str | None:
 
 
 def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> None:
-    """Write the recipe's keys over the source's own; without a length, the targets' or 128.
+    """The recipe's keys over greedy search; without a length, that of the targets or 128 tokens.
 
-    transformers would stop after 20 tokens where nothing says how long a text may get. The config
-    holds the length as ``max_length``, one more than ``max_new_tokens`` for the start token:
-    Trainer 5.24 would put a ``max_length`` of 20 beside the other while it evaluates.
+    The source's own beams and lengths are for the data it was made for: they are told and left.
+    The config holds the length as ``max_length``, one more than ``max_new_tokens`` for the start
+    token: Trainer 5.24 would put a ``max_length`` of 20 beside the other while it evaluates.
 
     Raises:
         SourceError: the recipe asks for more than the model's positions.
     """
     config, asked = model.generation_config, any(given.get(key) is not None for key in LENGTHS)
-    if not any(given.get(key) is not None for key in LENGTHS):
-        stated = any(getattr(config, key, None) is not None for key in LENGTHS)
-        if longest_target is not None or not stated:
-            given = {**given, "max_new_tokens": longest_target or LENGTH}
-    if any(given.get(key) is not None for key in LENGTHS):  # the source's own no longer counts
-        given = {**dict.fromkeys(LENGTHS), **given}
-    for key, value in given.items():
+    _leave_(config, given)
+    if not asked:
+        given = {**given, "max_new_tokens": longest_target or LENGTH}
+    for key, value in {"num_beams": 1, **dict.fromkeys(LENGTHS), **given}.items():
         setattr(config, key, value)
     if (new := getattr(config, "max_new_tokens", None)) is not None:
         config.max_length, config.max_new_tokens = new + 1, None
     _keep_within(config, min(limits(model), default=None), asked)
+
+
+def _leave_(config: GenerationConfig, given: dict[str, Any]) -> None:
+    """Put what the source says of search and length back to transformers' defaults."""
+    default = GenerationConfig()
+    left = {}
+    for key in OF_SOURCE:
+        own, plain = getattr(config, key, None), getattr(default, key, None)
+        if own is not None and own != plain and key not in given:
+            left[key] = own
+        if hasattr(config, key):
+            setattr(config, key, plain)
+    left = {k: v for k, v in left.items() if (k, v) not in (("num_beams", 1), ("max_length", 20))}
+    if left:
+        said = ", ".join(f"{key}: {value}" for key, value in left.items())
+        log.warning("task.generation: the source's own settings are not taken over (%s). Write "
+                    "them there to keep them.", said)  # fmt: skip
+
+
+def used(model: Any) -> list[dict[str, Any]]:
+    """How texts were written: every key of search and length that is not transformers' default."""
+    config, default = model.generation_config, GenerationConfig()
+    always = {"num_beams": config.num_beams or 1, "max_length": config.max_length}
+    more = {k: getattr(config, k, None) for k in OF_SOURCE if k not in always}
+    found = {k: v for k, v in more.items() if v is not None and v != getattr(default, k, None)}
+    return [{"key": key, "value": value} for key, value in (always | found).items()]
 
 
 def _keep_within(config: GenerationConfig, room: int | None, asked: bool) -> None:

@@ -28,7 +28,7 @@ class StreamingTexts:
     def __init__(self, processor: Any, rows: Dataset | None, columns: tuple[str, str]):
         self.processor, self.rows, self.columns = processor, rows, columns
         self.tables: dict[str, Any] = {}
-        self.loss = TokenLoss(filler=processor.pad_token_id)
+        self.loss = TokenLoss(filler=getattr(processor, "pad_token_id", None))
         self._begin()
 
     def _begin(self) -> None:
