@@ -12,13 +12,13 @@ from typing import Any
 import transformers
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from hf_sft.backbones import surround
+from hf_sft.backbones import AsItIs, surround
 from hf_sft.errors import SourceError, UserError, listing, nearest
+from hf_sft.heads import renew_head_
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.model_source import LoadedModel, ModelSource, Source
 from hf_sft.pretrained import Weights, load_pretrained
 from hf_sft.resources import PACKAGE, Locate, package_version, pin, sha256
-from hf_sft.tasks import ImageClassification
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
 
@@ -37,8 +37,8 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
     """
     if source.backbone_of is None:
         return _load(source, task, names, locate)
-    inner = _load(source.model_copy(update={"backbone_of": {}}), ImageClassification(), [], locate)
-    return surround(inner, source, task, names)
+    own = source.model_copy(update={"backbone_of": {}, "layer_groups": None})
+    return surround(_load(own, AsItIs(), [], locate), source, task, names)
 
 
 def _load(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:
@@ -50,7 +50,7 @@ def _load(source: ModelSource, task: Task, names: list[str], locate: Locate) -> 
     groups = LayerGroups.of(model, source.layer_groups, fresh)
     _refuse_partial(source, groups, weights, bare, task.own_weights)
     if not weights.same_labels:
-        fresh = fresh | _reset_head(model, groups, fresh)
+        fresh = fresh | renew_head_(model, groups, fresh, task.locates)
     processor = _processor(source, task, model, place)
     rows = _rows(model)
     task.prepare(processor, model)
@@ -102,19 +102,6 @@ def _only_weights(folder: Path) -> Path:
             f"{listing(file.name for file in files) or 'none'}."
         )
     return (whole or files)[0]
-
-
-def _reset_head(model: Any, groups: LayerGroups, fresh: set[str]) -> set[str]:
-    """Give a head that came with other classes new random values; its parameter names."""
-    head = set(groups.head.parameters)
-    if stale := head - fresh:
-        for name, module in model.named_modules():
-            own = {f"{name}.{key}": p for key, p in module.named_parameters(recurse=False)}
-            if stale & set(own):
-                for parameter in own.values():
-                    parameter._is_hf_initialized = False
-                model._init_weights(module)
-    return head
 
 
 def _refuse_partial(

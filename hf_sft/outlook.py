@@ -9,6 +9,7 @@ from typing import Any
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_sft.freezing import Plan, Signals
+from hf_sft.freezing.base import constant_norms
 from hf_sft.layer_groups import LayerGroup
 from hf_sft.penalties import WeightPrior
 from hf_sft.training.rates import multipliers
@@ -135,6 +136,7 @@ def norm_modes(trainer: TransferTrainer, plan: Plan) -> dict[str, str | None]:
     model, groups = trainer.model, trainer.layer_groups
     still = {id(module) for module in plan.still(model, groups)}
     moving, modules = plan.moving(model, groups), dict(model.named_modules())
+    constant = constant_norms(model, groups)
     found: dict[str, str | None] = {}
     for group in groups:
         owners = {name.rpartition(".")[0] for name in (*group.parameters, *group.buffers)}
@@ -142,7 +144,7 @@ def norm_modes(trainer: TransferTrainer, plan: Plan) -> dict[str, str | None]:
         fixed = [n for n in inside if isinstance(modules[n], _BatchNorm) and n not in moving]
         if not inside:
             found[group.name] = None
-        elif all(id(modules[name]) in still for name in inside):
+        elif all(name in constant or id(modules[name]) in still for name in inside):
             found[group.name] = "eval"
         else:
             found[group.name] = "batch" if fixed else "train"

@@ -8,6 +8,7 @@ from hf_sft.table import table as as_table
 from hf_sft.training.trainer import TransferTrainer
 
 MOST_LINES = 3  # of one group in the table
+MOST_NEW = 6  # parameters that are named one by one
 WAITS = {
     "gradients": "the task's gradient at every step",
     "score": "the score of every evaluation",
@@ -30,7 +31,7 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
     pulls = [": ".join(filter(None, (p.type, p.formula))) for p in trainer.penalties]
     lines = [
         f"Source {source}",
-        f"New    {listing(sorted(trainer.starting_point.fresh), 6) or 'nothing'}",
+        f"New    {listing(_new(trainer), MOST_NEW) or 'nothing'}",
         "Data   " + ", ".join(f"{split} {count:,}" for split, count in splits.items()),
         *(f"Pull   {pull}" for pull in pulls),
         as_table([HEADER[i] for i in keep], [[line[i] for i in keep] for line in cells]),
@@ -39,6 +40,16 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
         f"{memory(trainer) / 2**20:,.0f} MiB, activations not counted.",
     ]
     return "\n".join(lines)
+
+
+def _new(trainer: TransferTrainer) -> list[str]:
+    """What did not come from the source: by name, or by group where there is more of it."""
+    fresh = sorted(trainer.starting_point.fresh)
+    if len(fresh) <= MOST_NEW:
+        return fresh
+    whole = [g for g in trainer.layer_groups if g.parameters and set(g.parameters) <= set(fresh)]
+    rest = set(fresh).difference(*(group.parameters for group in whole))
+    return [*(group.name for group in whole), *sorted(rest)]
 
 
 def _lines(row: dict[str, Any]) -> list[list[str]]:

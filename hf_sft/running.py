@@ -13,7 +13,7 @@ from hf_sft import hub, model_folder, output_folder, plan
 from hf_sft.adapter import adapted, merged, save_adapters
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.data_identity import data_identity
-from hf_sft.errors import DataError, RecipeError, UserError
+from hf_sft.errors import DataError, RecipeError, UserError, listing
 from hf_sft.freezing import Signals
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
@@ -182,10 +182,26 @@ def build_trainer(
 def source_model(recipe: Recipe, loaded: LoadedModel) -> Any:
     """The source with its own head, where a penalty on its function will ask for it."""
     wants = [p for p in recipe.penalty if isinstance(p, FunctionPrior) and p.source]
-    if not wants:
+    if loaded.inside is not None:
+        refuse_answers(wants)
+    if not wants or loaded.inside is not None:
         return None
     original, has_head = loaded.original()
     return original if has_head else None
+
+
+def refuse_answers(priors: list[FunctionPrior]) -> None:
+    """What is new around a backbone has no answers and no embeddings that could be held.
+
+    Raises:
+        RecipeError: one of the penalties would hold them.
+    """
+    if wrong := [p.type for p in priors if p.needs & {"logits", "embeddings"}]:
+        raise RecipeError(
+            f"penalty: {listing(wrong)} holds answers or embeddings of the whole source, which "
+            "here is a backbone only (model.backbone_of). Take a penalty on weights, such as "
+            "l2-sp, or delta, which holds maps inside of it."
+        )
 
 
 def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:

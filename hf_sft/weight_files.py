@@ -45,7 +45,7 @@ def load_weight_file(source: Any, task: Any, names: list[str], path: Path) -> We
     return Weights(
         model=model,
         fresh={PREFIX + name for name in target if name not in kept},
-        same_labels=False,  # a bare file names no labels
+        same_labels=not names,  # a bare file names no labels
         original=lambda: (whole, classes is not None),
         mismatched={PREFIX + n: f"{a}, not {b}" for n, (a, b) in shapes.items() if a != b},
         left_over=sorted(PREFIX + name for name in state if name not in wanted),

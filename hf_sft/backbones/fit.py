@@ -16,9 +16,10 @@ from hf_sft.model_source import LoadedModel, ModelSource
 
 COUNTS = "num_batches_tracked"  # a frozen batch norm has none
 WRAPPED = "_backbone."  # in transformers' wrapper around a timm model
+COMPUTED = "relative_position_index"  # by the window's size; the newer Swin does not store it
 NEW = "hidden_states_norms."  # of Transformers backbones: norms that no classifier has
 MASKFORMER_SWIN = (  # MaskFormer has a Swin of its own, with the names of transformers 4
-    (r"attention\.self\.(query|key|value)\.", r"attention.\1_proj."),
+    (r"attention\.self\.(q|k|v)(uery|ey|alue)\.", r"attention.\1_proj."),
     (r"attention\.self\.relative_position_", "attention.relative_position_bias.relative_position_"),
     (r"attention\.output\.dense\.", "attention.o_proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -78,7 +79,8 @@ class Fit:
             SourceError: some are not, and the recipe does not say so.
         """
         outer, own = model.state_dict(), inner.model.state_dict()
-        problems = [f"{n} (the source has none)" for n in self.new if NEW not in n]
+        known = (n for n in self.new if NEW not in n and not n.endswith(COMPUTED))
+        problems = [f"{n} (the source has none)" for n in known]
         problems += [
             f"{n} ({tuple(own[theirs].shape)}, not {tuple(outer[n].shape)})"
             for n, theirs in self.names.items()

@@ -33,7 +33,9 @@ OF_THE_SOURCE = ("backbone", "backbone_config", "backbone_kwargs", "use_pretrain
                  "use_timm_backbone", "num_labels", "id2label", "label2id")  # fmt: skip
 WHICH_STAGES = ("out_indices", "out_features")
 NO_PART = ("id2label", "label2id", "num_labels", "architectures", "problem_type", "dtype",
-           "_name_or_path", "transformers_version", "model_type")  # fmt: skip
+           "_name_or_path", "transformers_version", "model_type", "stage_names",
+           *WHICH_STAGES)  # fmt: skip
+OF_A_HEAD = ("in_chans", "num_classes", "global_pool")  # and a setting that a backbone has too
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,10 @@ def _backbone_config(
 def _timm_backbone(
     source: ModelSource, own: Any, which: dict[str, Any], count: int
 ) -> tuple[Any, list[Stage]]:
-    if (extra := source.model_extra or {}) or own.model_args:
+    settings = {**(own.model_args or {}), **(source.model_extra or {})}
+    if extra := [key for key in settings if key not in OF_A_HEAD]:
         raise SourceError(
-            f"model: {listing(extra or own.model_args)}: a timm model is a backbone only as its "
+            f"model: {listing(extra)}: a timm model is a backbone only as its "
             "architecture has it. Leave these settings out."
         )
     every = [
@@ -162,7 +165,9 @@ def _timm_backbone(
             f"from 0; {wrong[0]} is none."
         )
     chosen = [i % len(every) for i in chosen]
-    config = transformers.TimmBackboneConfig(backbone=own.architecture, out_indices=chosen)
+    config = transformers.TimmBackboneConfig(
+        backbone=own.architecture, out_indices=chosen, num_channels=settings.get("in_chans", 3)
+    )
     return config, [every[i] for i in chosen]
 
 

@@ -109,9 +109,10 @@ class Plan:
     def _fixed_statistics(self, model: nn.Module, groups: LayerGroups) -> set[str]:
         if self.statistics == "frozen" or self.mode == "running":
             return set(groups.norm_modules)
+        still = constant_norms(model, groups)
         if self.statistics == "train":
-            return set()
-        return self._unopened(model, groups) & groups.norm_modules
+            return still
+        return still | (self._unopened(model, groups) & groups.norm_modules)
 
     def _unopened(self, model: nn.Module, groups: LayerGroups) -> set[str]:
         """Names of the modules that go with no opened parameter."""
@@ -131,6 +132,17 @@ class Plan:
             if nearest not in opened:
                 names.add(name)
         return names
+
+
+def constant_norms(model: nn.Module, groups: LayerGroups) -> set[str]:
+    """Norm modules that can never change: all they have are buffers (DETR's frozen batch norm)."""
+    return {
+        name
+        for name, module in model.named_modules()
+        if name in groups.norm_modules
+        and not isinstance(module, _BatchNorm)
+        and next(module.parameters(), None) is None
+    }
 
 
 def _ancestors(name: str) -> list[str]:

@@ -28,6 +28,8 @@ class Task(Component):
         unequal: its rows have lengths of their own, and a batch is padded to its longest: rows of
             like lengths are trained together, unless the recipe says otherwise.
         draws: its predictions are pictures too: ``hf-sft predict --output FOLDER``.
+        locates: its model also says where things are: of a source's head with other labels only
+            the outputs per class are new.
         label_names: the batch's keys that hold labels; None lets Trainer find out.
         chooses: its model says which of several classes or words it is, so that the source's own
             head can be asked what it still knows.
@@ -46,6 +48,7 @@ class Task(Component):
     unequal: ClassVar[bool] = False
     label_names: ClassVar[list[str] | None] = None
     chooses: ClassVar[bool] = True
+    locates: ClassVar[bool] = False
     own_weights: ClassVar[tuple[str, ...]] = ()
 
     def auto_model(self, config: Any) -> Any:

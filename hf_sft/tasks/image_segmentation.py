@@ -37,6 +37,7 @@ class ImageSegmentation(Task):
     auto_processor: ClassVar[str] = "AutoImageProcessor"
     in_order: ClassVar[bool] = True
     draws: ClassVar[bool] = True
+    locates: ClassVar[bool] = True
     label_names: ClassVar[list[str]] = [TRUTH]
     problem: Literal["semantic", "instance"] = "semantic"
     image: str = "image"

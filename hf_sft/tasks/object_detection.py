@@ -44,6 +44,7 @@ class ObjectDetection(Task):
     in_order: ClassVar[bool] = True
     draws: ClassVar[bool] = True
     chooses: ClassVar[bool] = False  # many queries, most of them for nothing
+    locates: ClassVar[bool] = True
     image: str = "image"
     objects: str = "objects"
     box: str = "bbox"
