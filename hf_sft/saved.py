@@ -20,6 +20,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.reporting.outcome import plain_metrics
 from hf_sft.running import load_data
 from hf_sft.table import table
+from hf_sft.training.ragged_labels import RaggedLabels
 from hf_sft.training_arguments import of_task
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
             report_to="none",
             disable_tqdm=quiet,
         )
-        trainer = getattr(transformers, f"{kind}Trainer")(
+        base = getattr(transformers, f"{kind}Trainer")
+        trainer = type("Measuring", (RaggedLabels, base), {})(
             model=model,
             args=args,
             data_collator=task.collator(processor),

@@ -47,7 +47,12 @@ def conditional(**changes):
 
 
 def deformable(**changes):
-    stages = {"backbone_config": resnet("stage2", "stage3", "stage4"), "num_feature_levels": 3}
+    stages = {
+        "backbone_config": resnet("stage2", "stage3", "stage4"),
+        "num_feature_levels": 3,
+        "d_model": 32,  # its group norms have 32 groups
+        "decoder_layers": 2,  # the second one's boxes are tied to the first one's
+    }
     config = DeformableDetrConfig(**{**SIZES, **stages, **LABELS, **changes})
     return _built(lambda: DeformableDetrForObjectDetection(config))
 

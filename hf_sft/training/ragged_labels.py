@@ -10,7 +10,8 @@ class RaggedLabels:
     """For a Trainer class: evaluated batches carry the sizes of labels that cannot be gathered.
 
     Trainer pads and gathers labels of all processes as tensors of one shape, which lists of dicts
-    or of tensors are not. Metrics then read the true labels from the rows, which come in order.
+    or of tensors are not; in one process it cuts them as if they were. Metrics then read the true
+    labels from the rows, which come in order.
     """
 
     def prediction_step(self, *args: Any, **kwargs: Any):
