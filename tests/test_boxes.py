@@ -82,6 +82,21 @@ def test_crops_are_the_objects(kind, tmp_path):
     assert len(data["test"]) == 2
 
 
+def test_images_of_one_name_in_two_folders_are_two(tmp_path):
+    coco(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for stem in ("a", "b", "c", "d"):
+            (tmp_path / part / f"{stem}.png").write_bytes(
+                (tmp_path / f"images/{stem}.png").read_bytes()
+            )
+    (tmp_path / "test.json").write_text((tmp_path / "train.json").read_text())
+    folders = {"train": "train", "test": "test"}
+    data = read("coco", tmp_path, **{k: f"{k}.json" for k in folders}, images=folders, crops=True)
+    assert data["train"]["source"] == ["train/a.png", "train/a.png", "train/b.png"]
+    assert data["test"]["source"][0] == "test/a.png"
+
+
 def test_an_image_has_its_crops_in_one_part(tmp_path):
     truth = {"train": {str(i): [("cat", 0, 0, 5, 5), ("dog", 9, 9, 5, 5)] for i in range(8)}}
     coco(tmp_path, truth)

@@ -37,12 +37,17 @@ def as_crops(parts: Parts, names: Sequence[str], margin: float) -> DatasetDict:
                 continue
             columns["image"] += [{"bytes": raw, "path": None} for raw in cut]
             columns["label"] += [thing.category for thing in singles(image)]
-            columns[SOURCE] += [image.name] * len(cut)
+            columns[SOURCE] += [source_of(image)] * len(cut)
         problems += few(f"data.{split}:", wrong)
         if not wrong:
             data[split] = Dataset.from_dict(columns, features=features)
     refuse(problems)
     return data
+
+
+def source_of(image: Annotated) -> str:
+    """The image's name with its folder: train/1.jpg and test/1.jpg are two photos."""
+    return image.name if "/" in image.name else f"{image.path.parent.name}/{image.name}"
 
 
 def singles(image: Annotated) -> list[Thing]:
