@@ -198,6 +198,15 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     assert equal(*found)
 
 
+@pytest.mark.parametrize("augment", ["none", "basic"])
+def test_the_sources_outputs_are_kept_only_for_pictures_that_recur(tmp_path, augment):
+    more = {"penalty": {"type": "similarity"}, "training": {"max_steps": 8}}
+    recipe = picture_recipe(tmp_path, {**ONE, "augment": augment}, **more)
+    trainer = prepare(recipe, training_arguments(recipe)).trainer
+    kept = trainer.source_pass._remember(trainer)
+    assert (kept > 0) == (augment == "none")
+
+
 class StopAt(TrainerCallback):
     def __init__(self, step):
         self.step = step
