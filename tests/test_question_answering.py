@@ -242,7 +242,14 @@ def test_a_model_that_knows_the_answers_scores_one(tokenizer, size):
     task = QuestionAnswering(max_length=16)
     result, tables = measured(task, tokenizer, examples(20, words=30), size)
     assert result == {"exact_match": 1.0, "f1": 1.0}
-    assert tables == {}
+    assert tables.keys() == {"answers"}
+    assert len(tables["answers"]) == 10
+    for shown, row in zip(tables["answers"], examples(10, words=30), strict=True):
+        assert shown["question"] == row["question"]
+        assert [shown["answer"]] == row["answers"]["text"]
+        text = shown["before"].removeprefix("… ") + shown["answer"]
+        assert text + shown["after"].removesuffix(" …") in row["context"]
+        assert shown["f1"] == 1.0
 
 
 def chance(begin, batch):

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hf_sft.reporting import charts, report_page
+from hf_sft.reporting import card, charts, report_page
 from hf_sft.reporting.report import Report
 
 HOSTILE = [
@@ -150,6 +150,42 @@ def test_the_page_tells_the_result_the_method_and_the_audit():
         *("1 min 1 s", "1.0 GiB", "checkpoint-20", "learning_rate: 0.001"),
     ):
         assert said in text
+
+
+def test_answers_are_marked_in_their_texts_and_long_texts_are_told():
+    report = sample()
+    answer = {"question": "who?", "wanted": "the <fox>", "before": "… by ", "answer": "the <fox>",
+              "after": " at", "f1": 1.0}  # fmt: skip
+    silent = {**answer, "wanted": "", "before": "by", "answer": "", "after": ""}
+    report.data["tables"]["test"]["answers"] = [answer, silent]
+    kinds = {"what": "texts", "texts": 9, "cut": 4, "limit": 8, "longest": 31}
+    whole = {**kinds, "cut": 0, "windows": 20}
+    report.data["cut_texts"] = {"train": [kinds], "test": [whole]}
+    html = report_page.render(report)
+    assert "… by <mark>the &lt;fox&gt;</mark> at" in html
+    assert html.count("<mark>") == 1
+    assert "train: 4 of 9 texts are cut at 8 tokens, the longest has 31" in html
+    assert "test: 9 texts are read in 20 windows of up to 8 tokens" in html
+    assert "Long texts" not in report_page.render(sample())
+
+
+def test_the_anchor_is_named_wherever_the_result_is():
+    report = sample(metric_names=["accuracy"])
+    report.data["source"] |= {"anchor": "user/original", "name": "user/adapted"}
+    said = "θ⁰ is user/original; training started from user/adapted."
+    assert said in report.table()
+    assert "Pull to user/original, not user/adapted which training started from, θ⁰" in card.render(
+        report
+    )
+    assert "user/original" in report_page.render(report)
+    usual = sample(metric_names=["accuracy"])
+    assert "training started from" not in usual.table() + card.render(usual)
+
+
+def test_layers_of_two_stacks_are_told_apart():
+    names = ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]
+    assert charts.named(["stem", *names]) == ["stem", "enc 0", "enc 1", "dec 0", "dec 1"]
+    assert charts.named(["stem", *names[:2]]) == ["stem", "0", "1"]
 
 
 def test_the_page_needs_no_other_file():

@@ -38,13 +38,7 @@ def split(data: DatasetDict, loader: Loader, label: str | None, validation: bool
                 if loader.group is None
                 else carve_groups(whole, loader.group, *place)
             )
-            if lost := _untrained(whole, data["train"], label):
-                log.warning(
-                    "data.%s_fraction: all rows of %s went to %s with their %r, so that train has "
-                    "none: the model cannot learn them. Set another data.split_seed, give the "
-                    "split as a file, or leave them out with data.keep_labels.",
-                    *(name, listing(lost), name, loader.group),
-                )
+            _warn_of_untrained(whole, data["train"], label, loader.group, name)
     _warn_of_shared(data, loader.group)
     if loader.per_class:
         if label is None:
@@ -107,11 +101,19 @@ def carve_groups(
     return rows.select(kept), rows.select(sorted(carved))
 
 
-def _untrained(before: Dataset, after: Dataset, label: str | None) -> list[str]:
-    """The classes that only the first has a row of."""
+def _warn_of_untrained(
+    before: Dataset, after: Dataset, label: str | None, group: str | None, name: str
+) -> None:
+    """Say which classes train has no row of any more."""
     if label is None or not isinstance(before.features[label], ClassLabel):
-        return []
-    return [_name(before, label, c) for c in sorted(set(before[label]) - set(after[label]))]
+        return
+    lost = [_name(before, label, c) for c in sorted(set(before[label]) - set(after[label]))]
+    if lost:
+        log.warning(
+            "data.%s_fraction: all rows of %s went to %s with their %r, so that train has none: "
+            "the model cannot learn them. Set another data.split_seed, give the split as a file, "
+            "or leave them out with data.keep_labels.", name, listing(lost), name, group
+        )  # fmt: skip
 
 
 def _warn_of_shared(data: DatasetDict, group: str | None) -> None:

@@ -157,7 +157,7 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         f"hf\\_sft from {plain(source['name'])}{revision} on {plain(name)}: "
         f"{data['splits'].get('train', 0):,} training rows, seed {data['seed']}. "
         f"Fingerprint of the source's weights: `{source['fingerprint']}`.",
-        f"## Method\n\nPull to the source θ⁰:\n\n{pulls}",
+        f"## Method\n\nPull to {anchored(source)} θ⁰:\n\n{pulls}",
         f"Freezing: {plain(page.policy(data))}.",
         ("" if fine else "> [!WARNING]\n> ") + plain(page.audit(data)),
         f"## How far each layer group moved\n\n{drift(data['groups'])}",
@@ -168,6 +168,13 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         citations(data),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def anchored(source: dict[str, Any]) -> str:
+    """What θ⁰ is: the source, or another model than the one that training started from."""
+    if not source.get("anchor"):
+        return "the source"
+    return f"{plain(source['anchor'])}, not {plain(source['name'])} which training started from,"
 
 
 def drift(groups: list[dict[str, Any]]) -> str:

@@ -77,6 +77,8 @@ def _over_steps(caption: str, logged: list[dict[str, Any]], keys: dict[str, str]
             mark = "o" if len(points) < 12 else ""
             axes.plot(*zip(*points, strict=True), label=label, lw=1.6, marker=mark, ms=3.5)
         axes.set_xlabel("step")
+        if max(map(len, lines.values())) == 1:  # of one point, matplotlib shows step 9.5 to 10.5
+            axes.set_xlim(0, 1.5 * max(step for points in lines.values() for step, _ in points) + 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if caption == TURN:
             axes.axhline(0, color=INK, lw=0.8)
@@ -98,7 +100,7 @@ def layers(found: list[dict[str, Any]]) -> str:
         axes.plot(at, middle, label="R² of a feature, median", lw=1.6, marker="o", ms=3.5)
         axes.set_ylim(min(0.0, *low), 1.03)
         step = math.ceil(len(found) / MOST_NAMED)
-        names = [short(layer["name"]) for layer in found[::step]]
+        names = named([layer["name"] for layer in found])[::step]
         axes.set_xticks(at[::step], names)
         if max(map(len, names)) > LONGEST:
             axes.tick_params(axis="x", rotation=30)
@@ -115,6 +117,15 @@ def curves(chart: dict[str, Any]) -> str:
         axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel=chart["x"], ylabel=chart["y"])
 
     return _drawing(chart["caption"], (4.4, 3.0), draw)
+
+
+def named(layers: list[str]) -> list[str]:
+    """Short names; where an encoder and a decoder count alike, with the stack's first letters."""
+    names = [short(name) for name in layers]
+    stacks = [re.search(r"(enc|dec)oder", name) for name in layers]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{s[1]} {n}" if s else n for s, n in zip(stacks, names, strict=True)]
 
 
 def short(name: str) -> str:

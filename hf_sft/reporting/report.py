@@ -100,6 +100,8 @@ class Report:
         numbers = ", ".join(
             f"{key} {value:.4f}" for key, value in kept.items() if isinstance(value, float)
         )
+        if anchor := self.data["source"].get("anchor"):
+            frozen += f"\nθ⁰ is {anchor}; training started from {self.data['source']['name']}."
         if not kept["examples"]:
             return f"{frozen}\nThe source's function was not measured."
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."

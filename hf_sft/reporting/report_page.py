@@ -11,6 +11,7 @@ from markupsafe import Markup
 from hf_sft.recipe_text import dump
 from hf_sft.reporting import charts
 from hf_sft.reporting.report import Report
+from hf_sft.tasks import cut_texts
 
 MOST_CLASSES = 40  # above that a confusion matrix is no longer readable, and its pairs are listed
 MOST_NAMES = 20
@@ -50,6 +51,7 @@ def render(report: Report) -> str:
         pictures=data.get("pictures", {}).get(split, {}),
         title=f"{source_name(data)} on {dataset_name(data['recipe'])}",
         pull=pull(data),
+        cut=cut_texts.said(data.get("cut_texts") or {}),
         policy=policy(data),
         audit=audit(data),
         charts=charts.history(data["history"]),
@@ -145,6 +147,9 @@ def policy(data: dict[str, Any]) -> str:
     """The freezing policy with its settings, as a recipe spells them."""
     found = {"type", "frozen_tensors", "verified_unchanged", "changed"}
     told = settings({k: v for k, v in data["freeze"].items() if k not in found})
+    if adapter := data.get("adapter"):
+        share = f"{100 * adapter['trainable_share']:.3g} % of all parameters"
+        return f"the source, beside which adapters train: {settings(adapter)}: {share}"
     return data["freeze"]["type"] + (f" ({told})" if told else "")
 
 
@@ -163,9 +168,6 @@ def timeline(data: dict[str, Any]) -> dict[str, Any]:
     ends = [change["step"] for change in changes[1:]] + [steps]
     rows = []
     for group in data["groups"] if changes else []:
-    if adapter := data.get("adapter"):
-        share = f"{100 * adapter['trainable_share']:.3g} % of all parameters"
-        return f"the source, beside which adapters train: {settings(adapter)}: {share}"
         runs: list[list[int]] = []  # first step, and the one after the last
         for change, end in zip(changes, ends, strict=True):
             start, end = min(change["step"], steps), min(end, steps)

@@ -68,6 +68,25 @@ def tell(
         )
 
 
+def said(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What became of texts longer than the model reads; a line for each kind and split."""
+    lines = []
+    for split, kinds in found.items():
+        for kind in kinds:
+            texts = f"{kind['texts']:,} {kind['what']}"
+            if kind["cut"]:
+                lines.append(
+                    f"{split}: {kind['cut']:,} of {texts} are cut at {kind['limit']} tokens, the "
+                    f"longest has {kind['longest']:,}"
+                )
+            elif kind.get("windows", 0) > kind["texts"]:
+                lines.append(
+                    f"{split}: {texts} are read in {kind['windows']:,} windows of up to "
+                    f"{kind['limit']} tokens"
+                )
+    return lines
+
+
 def _lengths(encoded: Dataset, column: str) -> list[int]:
     """Tokens of every row; of a row with several sequences, of the longest."""
     found = encoded.with_format("arrow")[:][column]

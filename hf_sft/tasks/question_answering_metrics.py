@@ -15,8 +15,15 @@ from datasets import Dataset
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.evaluation_order import OTHER_ORDER, refuse_other_inputs
-from hf_sft.tasks.question_answering_windows import Candidates, Collector, Cutter, Window
+from hf_sft.tasks.question_answering_windows import (
+    Candidates,
+    Collector,
+    Cutter,
+    Span,
+    Window,
+)
 
+SHOWN, AROUND = 10, 120  # answers in the report, characters on either side of one
 # The articles that SQuAD's script (en) and MLQA's (the others) leave out.
 ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -92,7 +99,7 @@ def best_threshold(differences: np.ndarray, spans: np.ndarray, nulls: np.ndarray
 
 
 class StreamingSpans:
-    """Trainer's ``compute_metrics`` for spans: keeps five numbers per question.
+    """Trainer's ``compute_metrics`` for spans: keeps five numbers per question, ten answers in all.
 
     The windows are cut again, in the order in which the batches come, to know which characters the
     positions of a batch stand for: nothing but the windows of one batch is in memory.
@@ -125,6 +132,7 @@ class StreamingSpans:
         self.collector = Collector(1, self.longest)
         self.kept = {k: array("d") for k in ("exact", "f1", "difference", "answerable")}
         self.languages: list[str | None] = []  # references to a few strings
+        self.shown: list[dict[str, Any]] = []
 
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take one batch of start and end logits, (windows, positions) each."""
@@ -160,7 +168,15 @@ class StreamingSpans:
         exact, f1 = scores(text, wanted, language)
         self.kept["exact"].append(exact)
         self.kept["f1"].append(f1)
-        self.kept["difference"].append(found.null - best[0][1] if best else float("inf"))
+        difference = found.null - best[0][1] if best else float("inf")
+        if len(self.shown) < SHOWN:
+            silent = not best or (self.threshold is not None and difference > self.threshold)
+            place = None if silent else best[0][0]
+            right = (float(not wanted),) * 2 if silent else (exact, f1)
+            asked = {"question": row[self.columns["question"]], "wanted": " | ".join(wanted)}
+            self.shown.append({**asked, **_in_context(row[self.columns["context"]], place)}
+                              | {"f1": right[1]})  # fmt: skip
+        self.kept["difference"].append(difference)
         self.kept["answerable"].append(bool(wanted))
         self.languages.append(language)
 
@@ -181,6 +197,7 @@ class StreamingSpans:
         if any(self.languages):
             each = dict.fromkeys(names.tolist())
             tables["languages"] = [_means(n, "language", final, names == n) for n in each]
+        tables["answers"] = self.shown
         return {key: float(values.mean()) for key, values in final.items()}, tables
 
     def _thresholds(self, differences, span, nulls, final) -> list[dict]:
@@ -202,6 +219,20 @@ def first_answer(answers: dict[str, list]) -> tuple[int, int] | None:
         return None
     start = answers["answer_start"][0]
     return start, start + len(answers["text"][0])
+
+
+def _in_context(context: str, place: Span | None) -> dict[str, str]:
+    """An answer with what stands around it, as much as a person reads; no answer, the beginning."""
+    if place is None:
+        cut = " …" if len(context) > 2 * AROUND else ""
+        return {"before": context[: 2 * AROUND] + cut, "answer": "", "after": ""}
+    start, end = place
+    before, after = context[max(0, start - AROUND) : start], context[end : end + AROUND]
+    return {
+        "before": ("… " if start > AROUND else "") + before,
+        "answer": context[start:end],
+        "after": after + (" …" if end + AROUND < len(context) else ""),
+    }
 
 
 def _means(name: str, key: str, values: dict[str, np.ndarray], rows: np.ndarray) -> dict:

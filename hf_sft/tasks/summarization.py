@@ -13,7 +13,7 @@ class Summarization(Seq2Seq):
 
     ``stem``: compare word stems, as most papers do; for English only. ``tokenize``: words of a-z
     and 0-9 as ``rouge`` scores are published for English, or of the letters of every script
-    (``unicode``, the default where most letters of the summaries are others). The report says which.
+    (``unicode``, the default where most letters of the summaries are others); the report says it.
     """
 
     type: Literal["summarization"] = "summarization"
