@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -41,6 +42,7 @@ from hf_sft.tasks.reconstruction import patches, reconstruct, whole
 from hf_sft.training_arguments import training_arguments
 
 datasets.disable_progress_bars()
+RECIPES = Path(__file__).parent.parent / "recipes" / "masked-image-modeling"
 SIDE = 16
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
        "image_size": SIDE, "patch_size": 4}  # fmt: skip
@@ -422,3 +424,34 @@ def test_a_folder_without_images_is_refused(sources, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["check", str(recipe(tmp_path, sources["vit"], tmp_path / "empty"))]) == 2
     assert "holds no images" in capsys.readouterr().err
+
+
+# ---- recipes that come along ----
+
+
+def hub_folder(folder, images, **labels):
+    """Rows of the Hub's schema as parquet, whose columns beside the image are left alone."""
+    for split in ("train", "test"):
+        files = sorted(images.glob(f"{split}/*/*.png"))
+        columns = {"image": [str(file) for file in files]}
+        columns |= {name: [value] * len(files) for name, value in labels.items()}
+        rows = Dataset.from_dict(columns).cast_column("image", datasets.Image())
+        folder.mkdir(exist_ok=True)
+        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "kind", "labels"), [
+    ("pets_swin_simmim", "swin", {"label": 1, "image_id": "a", "label_cat_dog": 0}),
+    ("food101_vit_mae", "mae", {"label": 1}),
+], ids=["pets", "food101"])  # fmt: skip
+def test_recipes_for_the_hub_load_rows_of_that_schema(
+    name, kind, labels, sources, images, tmp_path
+):
+    place = hub_folder(tmp_path / "rows", images, **labels)
+    settings = [f"data.path={place}", f"model.name={sources[kind]}", "training.use_cpu=true"]
+    settings += ["data.splits=null", f"training.output_dir={tmp_path / 'out'}"]
+    loaded = Recipe.load(RECIPES / f"{name}.yaml", settings)
+    prepared = running.prepare(loaded, training_arguments(loaded))
+    prepared.rehearse(loaded)
+    assert {split: len(rows) for split, rows in prepared.data.items()} == {"train": 16, "test": 8}
