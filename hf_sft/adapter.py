@@ -95,8 +95,14 @@ class LoRA(Adapter):
         )
         fresh = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
         globs = source.layer_groups and [INSIDE + glob for glob in source.layer_groups]
-        groups = LayerGroups.of(model, globs, fresh)
+        groups = _as_before(LayerGroups.of(model, globs, fresh))
         return replace(loaded, model=model, groups=groups, fresh=fresh)
+
+
+def _as_before(groups: LayerGroups) -> LayerGroups:
+    """The groups by the names they have in the model without adapters."""
+    named = (replace(group, name=group.name.removeprefix(INSIDE)) for group in groups.groups)
+    return replace(groups, groups=tuple(named))
 
 
 def _parameters(model: Any) -> set[str]:
@@ -177,7 +183,7 @@ def adapted(recipe: Any, loaded: LoadedModel) -> LoadedModel:
 def save_adapters(model: Any, folder: Path) -> None:
     """Write what peft loads beside the source; nothing for a model without adapters."""
     if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_embedding_layers=False)  # they are the source's
 
 
 def merged(model: Any) -> Any:

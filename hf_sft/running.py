@@ -17,6 +17,7 @@ from hf_sft.errors import DataError, RecipeError, UserError, listing
 from hf_sft.freezing import Signals
 from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
+from hf_sft.on_disk import on_disk
 from hf_sft.penalties import FunctionPrior
 from hf_sft.processes import warn_if_fewer
 from hf_sft.recipe import Recipe
@@ -140,7 +141,7 @@ def _more_problems(recipe: Recipe) -> list[str]:
 def load_data(recipe: Recipe) -> DatasetDict:
     """Raw splits with checked columns and encoded labels, carved and capped."""
     checked = recipe.task.check(recipe.data.load(recipe.locate), recipe.data.keep_labels)
-    return split(checked, recipe.data, recipe.task.stratum, recipe.selects)
+    return on_disk(split(checked, recipe.data, recipe.task.stratum, recipe.selects))
 
 
 def build_trainer(

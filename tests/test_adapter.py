@@ -47,6 +47,9 @@ def test_it_learns_and_says_what_it_is(done):
     assert report.data["freeze"]["verified_unchanged"]
     assert report.data["freeze"]["frozen_tensors"] > 30
     assert report.data["retention"]["examples"] > 0
+    names = [group["name"] for group in report.data["groups"]]
+    assert "bert.encoder.layer.0" in names
+    assert all(0 < g["cka"] <= 1.0001 for g in report.data["groups"] if ".layer." in g["name"])
     assert report.data["retention"]["spearman"] < 1
     for page in ("README.md", "report.html"):
         assert "adapters train" in (folder / "out" / page).read_text("utf-8")

@@ -26,7 +26,7 @@ loss_scale run_record running_loss renamed_checkpoint tell_epoch optimizer_setup
 rehearsal prior_data completed
 source_pass trainer_memory
 trainer
-table_files images
+table_files images on_disk
 squad_files
 loaders tasks
 pretrained
