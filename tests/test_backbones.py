@@ -2,6 +2,7 @@ import json
 
 import pytest
 import tiny_detection
+import tiny_masks
 import torch
 import transformers
 from tiny import arguments, different, weights
@@ -214,6 +215,42 @@ def test_a_run_by_every_method(tmp_path, method):
     assert (kept["kl"] > 0) == (method != "linear-probe")
     again = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "out" / "model")
     assert again.config.num_labels == 2
+
+
+def test_a_segmenter_runs_with_its_backbone_frozen(tmp_path):
+    data = tiny_masks.mask_folder(tmp_path / "data", 4, 2)
+    path = tiny_masks.recipe(
+        tmp_path,
+        {"image_size": 64},
+        {"type": "mask-folder", "path": str(data)},
+        {**weight_file(tmp_path), "backbone_of": outer("upernet")},
+        freeze={"type": "linear-probe"},
+    )
+    run(Recipe.load(path))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["freeze"]["verified_unchanged"]
+    assert (report["retention"]["by"], report["retention"]["kl"]) == ("original head", 0.0)
+    assert {group["norm"] for group in report["groups"][:-1]} == {"eval"}
+
+
+def test_delta_holds_maps_of_backbone_blocks_and_an_anchor_may_be_another_source(tmp_path):
+    named = weight_file(tmp_path)
+    other = timm_model().state_dict()
+    other["conv_stem.weight"] *= 1.5
+    torch.save(other, tmp_path / "anchor.pth")
+    task = {"type": "object-detection", "image_size": 64}
+    model = {**named, "backbone_of": outer("detr")}
+    run(
+        Recipe.load(
+            tiny_detection.recipe(tmp_path, model=model, task=task), ["penalty={type: delta}"]
+        )
+    )
+    model["anchor"] = str(tmp_path / "anchor.pth")
+    path = tiny_detection.recipe(tmp_path, model=model, task=task)
+    report = run(Recipe.load(path), overwrite=True)
+    stem = report.data["groups"][0]
+    assert stem["name"] == "backbone stem"
+    assert stem["relative_drift"] > 0.3  # it started a third below its anchor
 
 
 def test_the_original_sees_images_without_their_padding(tmp_path):
