@@ -32,7 +32,8 @@ class TextClassification(Classification):
 
     ``long_texts: windows`` reads all of a text: every window of ``max_length`` tokens, which shares
     ``stride`` of them with the one before, is trained with the text's label, and the answer for a
-    text is the mean of its windows' logits. Metrics count texts, the loss windows.
+    text is the mean of its windows' logits. Metrics and ``class_weights`` count texts, the loss
+    windows.
     ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
     pulls only the embeddings that came from the source.
     """
