@@ -24,6 +24,7 @@ KINDS = {  # task -> peft's name of it, kept in adapter_config.json
     "translation": "SEQ_2_SEQ_LM",
     "summarization": "SEQ_2_SEQ_LM",
 }
+ADAPTED = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d)
 INSIDE = "base_model.model."  # where peft puts the wrapped model's own names
 MISSING = (
     "adapter: the package peft is not installed. Install it with pip install 'hf-sft[peft]', or "
@@ -83,11 +84,11 @@ class LoRA(Adapter):
         try:
             model = peft.get_peft_model(loaded.model, config)
         except (ValueError, TypeError, NotImplementedError) as error:
-            ends = {n.rpartition(".")[2] for n, m in named if isinstance(m, torch.nn.Linear)}
+            ends = {n.rpartition(".")[2] for n, m in named if isinstance(m, ADAPTED)}
             raise RecipeError(
                 f"adapter.target_modules: {self.target_modules!r} fits no layer of "
                 f"{type(loaded.model).__name__} that peft adapts ({error}). Name ends of names; "
-                f"linear layers end in: {listing(sorted(ends), 12)}."
+                f"its layers end in: {listing(sorted(ends), 12)}."
             ) from error
         _refuse_tied(model)
         model.peft_config["default"].base_model_name_or_path = (

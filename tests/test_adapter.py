@@ -5,10 +5,13 @@ import json
 
 import pytest
 import tiny
+import tiny_image_run
 import tiny_language
 import tiny_run
 import torch
+import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_sft import Recipe
@@ -188,3 +191,30 @@ def test_a_missing_package_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RecipeError, match=r"hf-sft\[peft\]"):
         prepare(recipe, args)
+
+
+def test_images_by_timm(tmp_path):
+    """Convolutions named by the recipe; model/ loads without peft, as timm's own folder."""
+    adapter = {**LORA, "target_modules": r".*layer\d.*conv[12]"}
+    torch.manual_seed(0)
+    report = run(Recipe.load(tiny_image_run.image_recipe(tmp_path, adapter=adapter, penalty=SP)))
+    assert report.data["adapter"]["trainable_share"] < 1
+    assert report.data["freeze"]["verified_unchanged"]
+    assert not any("lora" in name for name in load_file(tmp_path / "out/model/model.safetensors"))
+    assert main(["evaluate", str(tmp_path / "out")]) == 0
+
+
+def test_tags_of_words(tmp_path):
+    torch.manual_seed(0)
+    tiny_run.source_folder(tmp_path / "source")
+    lines = "red\tB-flower\nrose\tI-flower\nold\tO\n\noak\tB-tree\nnew\tO\n\n"
+    for name in ("train.conll", "test.conll"):
+        (tmp_path / name).write_text(lines * 4, "utf-8")
+    task = {"type": "token-classification"}
+    data = {"type": "conll", "train": "train.conll", "test": "test.conll"}
+    path = tiny_run.text_recipe(tmp_path, **TEXT)
+    blocks = yaml.safe_load(path.read_text("utf-8")) | {"task": task, "data": data}
+    path.write_text(yaml.safe_dump(blocks), "utf-8")
+    report = run(Recipe.load(path))
+    assert report.data["adapter"]["trainable"] > 0
+    assert main(["evaluate", str(tmp_path / "out")]) == 0
