@@ -515,6 +515,7 @@ def test_the_report_shows_boxes_and_curves(finished):
     assert shown[0]["caption"] in page
     assert page.count("data:image/jpeg") == 1
     assert "<h2>Classes, test</h2>" in page
+    assert "img-src data:" in page  # else a browser would not show them
 
 
 def test_evaluate_gives_the_numbers_of_the_run(finished, capsys):

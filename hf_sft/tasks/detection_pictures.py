@@ -30,8 +30,15 @@ def drawn(image: Image.Image, marks: Sequence[Mark], count: int, most: int = MOS
         left, top, right, bottom = pen.textbbox((x, y), words, font=font)
         x, y = min(x, max(0, shown.width - (right - left))), max(0, y - (bottom - y))
         pen.rectangle(pen.textbbox((x, y), words, font=font), fill=palette[label])
-        pen.text((x, y), words, fill=(255, 255, 255), font=font)
+        pen.text((x, y), words, fill=readable_on(palette[label]), font=font)
     return shown
+
+
+def readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on a light colour and white on a dark one, by the luma of ITU-R BT.601."""
+    red, green, blue = colour
+    light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    return (0, 0, 0) if light else (255, 255, 255)
 
 
 def _ordered(box: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from hf_sft.tasks.detection_pictures import found_marks, side_by_side, true_mark
 from hf_sft.tasks.image_inputs import image_names
 from hf_sft.tasks.pictures import picture
 
-SHOWN = 4  # images of each kind
+SHOWN = 3  # images of each kind
 MOST_CURVES = 6
 PANELS = 760  # pixels that both panels of a picture may have across
 CURVES = "Precision over recall at IoU .5, by class"
