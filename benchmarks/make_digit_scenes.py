@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 SIDES = (112, 144)  # of a scene, pixels
-SIZES = (28, 56)  # of a digit's square, pixels
+SIZES = (44, 80)  # of a digit's square, pixels
 MOST = 4  # digits in a scene
 THRESHOLD = 96  # grey value from which a pixel is of the digit
 TRAINED = 0.7  # of the digits, and of the photographs' width, are for train

@@ -173,16 +173,16 @@ class ImageSegmentation(Task):
             part = rows.select(chosen)
             seen = found_in(part, self.image, model, processor, 1, self.surest)
             found[f"{title} (image, true, predicted)"] = [
-                self._beside(row, part[number], one)
+                self._beside(row, part[number], one, self.trained_names(model.config))
                 for number, (row, one) in enumerate(zip(chosen, seen, strict=True))
             ]
         return found
 
-    def _beside(self, row: int, given: dict, found: Any) -> dict[str, Any]:
+    def _beside(self, row: int, given: dict, found: Any, names: list[str]) -> dict[str, Any]:
         image = found.image
         true = self.kind.target(given, image.height, image.width)
-        three = side_by_side([image, drawn(image, true), drawn(image, found.target)])
-        return picture(three, f"row {row + 1}", WIDE)
+        three = [image, drawn(image, true, names), drawn(image, found.target, names)]
+        return picture(side_by_side(three), f"row {row + 1}", WIDE)
 
     def read_inputs(self, path: Path) -> Dataset:
         return read_images(path, self.image)

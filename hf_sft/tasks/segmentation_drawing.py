@@ -11,6 +11,7 @@ from hf_sft.tasks.segmentation_masks import IGNORED, Objects
 
 SHARE = 0.55  # of the class's colour where an overlay covers the image
 NOTHING = 255  # in a palette PNG: no class
+BACKGROUND = "background"
 GAP = 4  # pixels between images side by side
 
 
@@ -28,13 +29,14 @@ def palette_png(classes: Any) -> Picture.Image:
     return picture
 
 
-def overlay(image: Picture.Image, classes: Any) -> Picture.Image:
-    """The image with every pixel tinted by its class; those of no class as they are."""
+def overlay(image: Picture.Image, classes: Any, clear: int | None = None) -> Picture.Image:
+    """The image with every pixel tinted by its class; those of ``clear`` or none as they are."""
     found = np.asarray(classes)
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     table = np.array(colours(int(found.max(initial=0)) + 1), dtype=np.float32)
     tinted = (1 - SHARE) * pixels + SHARE * table[np.clip(found, 0, None)]
-    return _picture(np.where((found == IGNORED)[..., None], pixels, tinted))
+    untouched = (found == IGNORED) | (found == (IGNORED if clear is None else clear))
+    return _picture(np.where(untouched[..., None], pixels, tinted))
 
 
 def objects_over(image: Picture.Image, found: Objects) -> Picture.Image:
@@ -47,11 +49,12 @@ def objects_over(image: Picture.Image, found: Objects) -> Picture.Image:
     return _picture(pixels)
 
 
-def drawn(image: Picture.Image, target: Any) -> Picture.Image:
-    """A map of classes, or objects, over the image."""
+def drawn(image: Picture.Image, target: Any, names: list[str]) -> Picture.Image:
+    """A map of classes, or objects, over the image; a class ``background`` is not tinted."""
     if isinstance(target, Objects):
         return objects_over(image, target)
-    return overlay(image, torch.as_tensor(target).cpu().numpy())
+    clear = names.index(BACKGROUND) if BACKGROUND in names else None
+    return overlay(image, torch.as_tensor(target).cpu().numpy(), clear)
 
 
 def side_by_side(pictures: list[Picture.Image]) -> Picture.Image:

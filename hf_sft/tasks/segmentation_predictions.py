@@ -111,9 +111,8 @@ class MaskWriter:
     def write(self, found: Found) -> None:
         """The files of one image."""
         stem = self._stem(found.name)
-        drawn(found.image, found.target).save(
-            self.folder / "overlays" / f"{stem}.jpg", quality=QUALITY
-        )
+        overlay = drawn(found.image, found.target, self.names)
+        overlay.save(self.folder / "overlays" / f"{stem}.jpg", quality=QUALITY)
         if found.scores is None:
             (self.folder / "masks").mkdir(exist_ok=True)
             palette_png(found.target).save(self.folder / "masks" / f"{stem}.png")
