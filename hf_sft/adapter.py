@@ -1,12 +1,15 @@
 """The ``adapter`` block: low-rank adapters beside the source's weights, by peft."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from hf_sft.component import Component
 from hf_sft.errors import RecipeError, SourceError, listing
@@ -153,15 +156,8 @@ def conflicts(blocks: dict[str, Any]) -> list[str]:
             "freeze out, or choose layers by adapter.target_modules."
         )
     for penalty in blocks.get("penalty") or ():
-        alone = (
-            isinstance(penalty, FunctionPrior)
-            and not penalty.source
-            and not penalty.needs
-            & {
-                "maps",
-                "embeddings",
-            }
-        )
+        looks = isinstance(penalty, FunctionPrior) and {"maps", "embeddings"} & penalty.needs
+        alone = isinstance(penalty, FunctionPrior) and not penalty.source and not looks
         if not (penalty is None or alone or isinstance(penalty, LoRASP)):
             found.append(
                 f"penalty: {penalty.type} looks at the source's own weights or function, beside "
@@ -192,6 +188,16 @@ def merged(model: Any) -> Any:
     if not hasattr(model, "merge_and_unload"):
         return model
     return copy.deepcopy(model).merge_and_unload()
+
+
+def deltas(model: Any) -> dict[str, Callable[[], Tensor]]:
+    """Parameter of the source -> ΔW = s·B·A that its adapter adds to it, formed when called."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(module.get_base_layer().weight)]: partial(module.get_delta_weight, "default")
+        for module in model.modules()
+        if hasattr(module, "get_delta_weight")
+    }
 
 
 def told(model: Any, adapter: Adapter | None) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -136,24 +136,33 @@ class StartingPoint:
         return tensors[name][: self.rows[name]] if name in self.rows else tensors[name]
 
     @torch.no_grad()
-    def distance(self, model: nn.Module, groups: LayerGroups | None = None) -> list[dict]:
+    def distance(
+        self,
+        model: nn.Module,
+        groups: LayerGroups | None = None,
+        added: Mapping[str, Callable[[], Tensor]] | None = None,
+    ) -> list[dict]:
         """Per layer group, over what came from the source: how far θ is from θ⁰, and where to.
 
         ``drift`` ‖d‖₂ with d = θ − θ⁰, ``relative_drift`` ‖d‖₂/‖θ⁰‖₂, ``cosine`` of θ and θ⁰,
         ``max_drift`` ‖d‖_∞. A group that never trains has distance 0 and cosine 1; one with
-        nothing from the source has None.
+        nothing from the source has None. ``added``: a frozen parameter -> what adapters add to it.
         """
         groups = LayerGroups.of(model, fresh=self.fresh) if groups is None else groups
-        theta = dict(model.named_parameters())
+        theta, added = dict(model.named_parameters()), added or {}
         return [
-            {"name": group.name, **_distance([self._pair(name, theta) for name in known])}
+            {"name": group.name, **_distance(self._pair(name, theta, added) for name in known)}
             for group in groups
             for known in [[name for name in group.parameters if name not in self.fresh]]
         ]
 
-    def _pair(self, name: str, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _pair(
+        self, name: str, theta: Mapping[str, Tensor], added: Mapping[str, Callable[[], Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """(θ_n, θ⁰_n) of what came from the source; one tensor twice where it never trains."""
         now = self._old(name, theta)
+        if name in added:
+            return now + added[name](), now
         if name in self.resting:
             return now, self.resting[name].to(now.device)
         if name not in self.copies:
@@ -162,15 +171,17 @@ class StartingPoint:
         return now, then[: len(now)] if now.ndim else then
 
 
-def _distance(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float | None]:
-    if not pairs:
-        return dict.fromkeys(("drift", "relative_drift", "cosine", "max_drift"))
-    moved, most = 0.0, 0.0
+def _distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float | None]:
+    moved, most, sizes, seen = 0.0, 0.0, [0.0, 0.0], False
     for now, then in pairs:
+        seen = True
+        sizes = [total + _norm([t]) ** 2 for total, t in zip(sizes, (now, then), strict=True)]
         if now is not then and now.numel():
             d = now - then
             moved, most = moved + _norm([d]) ** 2, max(most, float(d.abs().max()))
-    size, now_size = _norm(then for _, then in pairs), _norm(now for now, _ in pairs)
+    if not seen:
+        return dict.fromkeys(("drift", "relative_drift", "cosine", "max_drift"))
+    now_size, size = (total**0.5 for total in sizes)
     # 1 − cos = (‖d‖² − (‖θ‖ − ‖θ⁰‖)²)/(2‖θ‖‖θ⁰‖): exact also where it is tiny.
     away = moved - (now_size - size) ** 2
     both = 2 * now_size * size

@@ -74,6 +74,18 @@ def test_the_model_is_merged_and_the_adapter_lies_beside_it(done):
     assert str(folder) not in json.dumps(written)
 
 
+def test_the_drift_is_that_of_the_merged_weights(done):
+    folder, report = done
+    source = dict(_source(folder).named_parameters())
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "out" / "model")
+    moved = {n: (p - source[n]).double() for n, p in model.named_parameters() if n in source}
+    layer = "bert.encoder.layer.0"
+    told = next(group for group in report.data["groups"] if group["name"] == layer)
+    expected = sum(float(d.square().sum()) for n, d in moved.items() if n.startswith(layer))
+    assert expected > 0
+    assert told["drift"] == pytest.approx(expected**0.5, rel=1e-4)
+
+
 def _source(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder / "source", num_labels=2)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hf_sft import plan
-from hf_sft.adapter import merged, told
+from hf_sft.adapter import deltas, merged, told
 from hf_sft.errors import UserError
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import drift
@@ -92,7 +92,8 @@ def plain_metrics(found: dict[str, float], prefix: str) -> dict[str, float]:
 
 def groups(trainer: Any, layers: list[dict]) -> list[dict]:
     """The plan's rows with how far each group moved, and how alike what it shows still is."""
-    moved = trainer.starting_point.distance(trainer.model, trainer.layer_groups)
+    model = trainer.model
+    moved = trainer.starting_point.distance(model, trainer.layer_groups, deltas(model))
     alike = {layer["name"]: {"cka": layer["cka"], "r2": layer["r2"]} for layer in layers}
     unknown = {"cka": None, "r2": None}
     return [
