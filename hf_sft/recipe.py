@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_sft import component
 from hf_sft.adapter import Adapter, conflicts
+from hf_sft.averages import Average, averaging_conflicts
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
@@ -52,7 +54,8 @@ class Recipe:
     training: dict[str, Any]
     early_stopping: EarlyStopping | None
     retention: Loader | None
-    adapter: Adapter | None = None
+    adapter: Adapter | None
+    averaging: Average | None
 
     @classmethod
     def load(
@@ -78,7 +81,7 @@ class Recipe:
         raw = read(path)
         problems = _override_problems(raw, overrides)
         blocks = _blocks(raw, problems)
-        problems += _metric_problems(blocks) + conflicts(blocks)
+        problems += _metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
@@ -98,6 +101,12 @@ class Recipe:
     def output_dir(self) -> Path:
         """``training.output_dir``, by default ``outputs/<recipe name>``."""
         return Path(self.training.get("output_dir") or Path("outputs") / self.name)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """What the recipe asks for beside the training; new ones for every training."""
+        stopping, average = self.early_stopping, self.averaging
+        found = [EarlyStoppingCallback(stopping.patience)] if stopping else []
+        return [*found, average.callback()] if average else found
 
     @property
     def selects(self) -> bool:
@@ -148,12 +157,9 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     blocks["penalty"] = _penalties(raw.get("penalty"), problems)
     blocks["learning_rates"] = _learning_rates(raw.get("learning_rates"), problems)
     blocks["training"] = check_training(raw.get("training"), problems)
-    probe = raw.get("retention")
-    blocks["retention"] = (
-        None if probe is None else _component(Loader, probe, "retention", problems)
-    )
-    if raw.get("adapter") is not None:
-        blocks["adapter"] = _component(Adapter, raw["adapter"], "adapter", problems)
+    for key, base in (("retention", Loader), ("adapter", Adapter), ("averaging", Average)):
+        given = raw.get(key)
+        blocks[key] = None if given is None else _component(base, given, key, problems)
     stopping = raw.get("early_stopping")
     blocks["early_stopping"] = (
         None

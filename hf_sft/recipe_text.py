@@ -10,7 +10,7 @@ from hf_sft.errors import RecipeError, listing
 
 BLOCKS = (
     "task", "data", "model", "penalty", "freeze", "learning_rates", "training", "early_stopping",
-    "retention", "adapter",
+    "retention", "adapter", "averaging",
 )  # fmt: skip
 BOOLEAN = re.compile("^(true|True|TRUE|false|False|FALSE)$")
 INTEGER = re.compile("^[-+]?(0|[1-9][0-9]*)$")

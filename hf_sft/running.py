@@ -7,11 +7,12 @@ from typing import Any
 
 import transformers
 from datasets import DatasetDict
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_sft import hub, model_folder, output_folder, plan
 from hf_sft.adapter import adapted, merged, save_adapters
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
+from hf_sft.averages import take_average_
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, RecipeError, UserError, listing
 from hf_sft.freezing import Signals
@@ -96,6 +97,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     prepared.rehearse(recipe)
     output_folder.record(recipe, args, overwrite, identity)
     prepared.trainer.train(resume_from_checkpoint=resume)
+    take_average_(prepared.trainer)
     keep_model(recipe, prepared)  # before anything is measured: the training is not lost then
     report = Report.of(recipe, prepared, started)
     publish(recipe, prepared, report)
@@ -175,8 +177,8 @@ def build_trainer(
         fresh=loaded.fresh,
         layer_groups=loaded.groups,
     )
-    if recipe.early_stopping:
-        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping.patience))
+    for callback in recipe.callbacks():
+        trainer.add_callback(callback)
     return trainer
 
 

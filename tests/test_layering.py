@@ -22,7 +22,8 @@ penalties freezing
 rates moved_rows alike_lengths ragged_labels
 source_function plan_follower pull features geometry
 stored_features
-loss_scale run_record running_loss renamed_checkpoint tell_epoch optimizer_setup watch fisher fisher_cache
+loss_scale run_record running_loss renamed_checkpoint tell_epoch
+optimizer_setup watch fisher fisher_cache
 rehearsal prior_data completed
 source_pass trainer_memory
 trainer
@@ -34,7 +35,7 @@ weight_files
 model_source heads
 backbones
 models training_keys
-anchor adapter
+anchor adapter averages
 recipe
 drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan

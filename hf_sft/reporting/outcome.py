@@ -40,6 +40,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
         "cut_texts": prepared.cut_texts,
         "adapter": told(trainer.model, recipe.adapter),
+        "averaging": recipe.averaging.describe() if recipe.averaging else None,
         "recipe": recipe.raw,
     }
 

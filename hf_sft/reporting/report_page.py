@@ -147,10 +147,12 @@ def policy(data: dict[str, Any]) -> str:
     """The freezing policy with its settings, as a recipe spells them."""
     found = {"type", "frozen_tensors", "verified_unchanged", "changed"}
     told = settings({k: v for k, v in data["freeze"].items() if k not in found})
+    taken = data.get("averaging")
+    average = f"; the model is an average over its steps: {settings(taken)}" if taken else ""
     if adapter := data.get("adapter"):
         share = f"{100 * adapter['trainable_share']:.3g} % of all parameters"
-        return f"the source, beside which adapters train: {settings(adapter)}: {share}"
-    return data["freeze"]["type"] + (f" ({told})" if told else "")
+        return f"the source, beside which adapters train: {settings(adapter)}: {share}{average}"
+    return data["freeze"]["type"] + (f" ({told})" if told else "") + average
 
 
 def settings(given: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from hf_sft.weights.averaging import Averaging
+
 
 def chosen(given: str | PathLike | bool | None, folder: str) -> Path | None:
     """The checkpoint that ``resume_from_checkpoint`` means; None where training starts."""
@@ -31,6 +33,9 @@ def take_up(trainer: Any, checkpoint: Path) -> TrainOutput:
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer.follow_plan()
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, Averaging):
+            callback.on_train_begin(trainer.args, trainer.state, trainer.control, trainer.model)
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
         trainer._load_best_model()
     steps = trainer.state.global_step
