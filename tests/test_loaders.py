@@ -503,9 +503,35 @@ def test_an_empty_class_folder_is_told(tmp_path, caplog):
 
 
 def test_folders_beside_the_splits_are_told(tmp_path, caplog):
-    images(tmp_path / "set", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png")
+    images(tmp_path / "set", "train/cat/1.png", "train/dog/2.png", "extra/cat/3.png")
     assert set(ImageFolder(path="set").load(locator(tmp_path))) == {"train"}
-    assert "what is in val is not used" in caplog.text
+    assert "what is in extra is not used" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_validation_folder_has_several_names(tmp_path, caplog, name, labelled):
+    images(tmp_path / "set", "train/cat/1.png", "train/dog/2.png", f"{name}/dog/3.png")
+    data = ImageFolder(path="set", labelled=labelled).load(locator(tmp_path))
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 2, "validation": 1}
+    if labelled:
+        assert label_of(data["validation"]) == {"3.png": "dog"}
+    assert caplog.text == ""
+
+
+def test_a_val_folder_with_a_metadata_file_is_validation(tmp_path):
+    for part in ("train", "val"):
+        images(tmp_path / "set" / part, "1.png", "2.png")
+        rows = [("1.png", "a"), ("2.png", "b")]
+        write_csv(tmp_path / "set" / part / "metadata.csv", rows, ("file_name", "label"))
+    data = ImageFolder(path="set").load(locator(tmp_path))
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 2, "validation": 2}
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+    images(tmp_path / "set", "train/cat/1.png", "validation/cat/2.png", "val/dog/3.png")
+    with pytest.raises(DataError, match=r"several folders for validation: validation, val\. Keep"):
+        ImageFolder(path="set").load(locator(tmp_path))
 
 
 @pytest.mark.parametrize(

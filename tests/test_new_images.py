@@ -191,6 +191,18 @@ def test_images_alone_for_masked_images(here):
     assert proposed("masked-image-modeling").findings == []
 
 
+def test_class_folders_with_val_are_read_with_their_validation(here):
+    for number, name in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
+        for more in range(6):
+            picture(here / f"set/{name}/{more}.png", (40 * number, 30 * more, 9), (40, 40))
+    found = proposed("image-classification")
+    assert {split: len(rows) for split, rows in found.data.items()} == {
+        "train": 12, "validation": 12,
+    }  # fmt: skip
+    assert found.raw["data"] == {"type": "image-folder", "path": "set"}
+    assert "There is no test split: scores come from validation." in found.decisions
+
+
 def masks(folder, suffix="", coloured=False):
     """Two images with masks of the classes 0 and 2, and void."""
     for number in range(6):

@@ -14,7 +14,11 @@ from hf_sft.errors import DataError, listing
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
 
-SPLITS = ("train", "validation", "test")
+SPLITS = {  # split -> what its folder may be called; beside a folder ``train``, all but the first
+    "train": ("train",),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test",),
+}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 ENDINGS = {end for end, kind in Picture.registered_extensions().items() if kind in Picture.OPEN}
 HIDDEN = (".", "__")  # .DS_Store, ._photo.jpg, __MACOSX
@@ -25,9 +29,10 @@ log = logging.getLogger(__name__)
 class ImageFolder(Loader):
     """``path/[train|validation|test/]<class>/<image>``, or images with ``metadata.csv``/``.jsonl``.
 
-    Only folders named so are splits; images may lie deeper in the folder of their class. With a
-    metadata file (column ``file_name``) its columns are the labels. What is hidden is passed over.
-    Without ``labelled``, images may lie anywhere below ``path`` or its splits, and none is a class.
+    Only folders named so are splits, and ``val``, ``valid`` or ``dev`` beside ``train``, which is
+    validation; images may lie deeper in the folder of their class. With a metadata file (column
+    ``file_name``) its columns are the labels. What is hidden is passed over. Without ``labelled``,
+    images may lie anywhere below ``path`` or its splits, and none is a class.
     """
 
     type: Literal["image-folder"] = "image-folder"
@@ -41,7 +46,7 @@ class ImageFolder(Loader):
         folder = locate(self.path)
         if not folder.is_dir():
             raise DataError(f"data.path: {self.path!r} is a file; an image folder is wanted.")
-        parts = {s: folder / s for s in SPLITS if (folder / s).is_dir()} or {"train": folder}
+        parts = self._parts(folder)
         files = {split: _visible_files(part) for split, part in parts.items()}
         if not self.labelled:
             return self._without_labels(parts, files)
@@ -53,6 +58,21 @@ class ImageFolder(Loader):
         names = sorted({image.parts[0] for found in images.values() for image in found})
         features = Features({"image": Image(), "label": ClassLabel(names=names)})
         return DatasetDict({s: _rows(parts[s], found, features) for s, found in images.items()})
+
+    def _parts(self, folder: Path) -> dict[str, Path]:
+        """Split -> its folder; all of it is train where none is named like a split."""
+        parts = {}
+        for split, (usual, *others) in SPLITS.items():
+            names = [usual, *others] if (folder / "train").is_dir() else [usual]
+            found = [name for name in names if (folder / name).is_dir()]
+            if len(found) > 1:
+                raise DataError(
+                    f"data.path: {self.path!r} has several folders for {split}: {listing(found)}. "
+                    "Keep one of them, or put their images together."
+                )
+            if found:
+                parts[split] = folder / found[0]
+        return parts or {"train": folder}
 
     def _without_labels(self, parts: dict[str, Path], files: dict[str, list[Path]]) -> DatasetDict:
         images = {
@@ -83,8 +103,8 @@ class ImageFolder(Loader):
             raise DataError(
                 f"data.path: {self.path!r} holds no folder of images for each class, nor a metadata"
                 f" file. It should look like {folder.name}/<class>/<image>, or {folder.name}/train/"
-                "<class>/<image> with validation and test beside train; or name every image and "
-                "its class in a metadata.csv with the columns file_name,label."
+                "<class>/<image> with validation (or val) and test beside train; or name every "
+                "image and its class in a metadata.csv with the columns file_name,label."
             )
         if stray:
             names = listing(sorted(image.relative_to(folder).as_posix() for image in stray))
@@ -101,10 +121,14 @@ class ImageFolder(Loader):
                 log.warning(
                     f"data.path: no images in {listing(empty)}; there is no such class in {split}."
                 )
-        if folder not in parts.values() and (beside := sorted({*_folders(folder)} - {*parts})):
+        if folder not in parts.values() and (
+            beside := sorted({*_folders(folder)} - {part.name for part in parts.values()})
+        ):
+            names = listing(name for known in SPLITS.values() for name in known)
             log.warning(
-                f"data.path: {self.path!r} has the split folders {listing(parts)}, so what is in "
-                f"{listing(beside)} is not used. Names of splits: {listing(SPLITS)}."
+                f"data.path: {self.path!r} has the split folders "
+                f"{listing(part.name for part in parts.values())}, so what is in "
+                f"{listing(beside)} is not used. Names of splits: {names}."
             )
 
 
