@@ -22,7 +22,6 @@ from hf_sft.tasks.segmentation_masks import (
     painted,
     read_map,
     read_objects,
-    run_lengths,
     written_map,
     written_objects,
 )
@@ -34,6 +33,7 @@ from hf_sft.tasks.segmentation_precision import (
     packed,
     unpacked,
 )
+from hf_sft.tasks.segmentation_runs import run_lengths
 
 CLASSES = 4
 SIZES = [(9, 13), (16, 8), (20, 21)]

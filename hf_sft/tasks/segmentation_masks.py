@@ -1,17 +1,16 @@
 """What masks mean: the class of every pixel, or a mask per object; from pictures or outlines."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as Picture
 from torch import Tensor
 
+from hf_sft.tasks.segmentation_runs import run_lengths
+
 IGNORED = -1  # in a map of classes: a pixel that counts nowhere
 PADDING = -100  # Trainer's, behind what is written in numbers
-Run = dict[str, Any]  # COCO's RLE: {"size": [height, width], "counts": bytes}
 
 
 @dataclass(frozen=True)
@@ -49,51 +48,23 @@ def class_map(mask: Picture.Image, ignore: int | None, reduce_labels: bool) -> n
     return classes
 
 
-def run_lengths(outline: str, height: int, width: int) -> Run:
-    """COCO's json of an object's outline, as RLE.
+def objects(found: dict[str, list], height: int, width: int) -> Objects:
+    """The objects of a row (category, segmentation, iscrowd) as masks; none without a pixel.
 
-    Args:
-        outline: polygons [[x0, y0, x1, y1, …], …] in pixels, or {"size", "counts"}, the counts a
-            list or COCO's compressed text.
-
-    Raises:
-        ValueError: it is neither, or of an image of another size.
+    An outline between the middles of pixels can neither be learned nor be found.
     """
     from pycocotools import mask as coco
 
-    found = json.loads(outline)
-    if isinstance(found, dict):
-        if list(found.get("size") or []) != [height, width]:
-            raise ValueError(f"is of size {found.get('size')}, the image of {[height, width]}")
-        counts = found.get("counts")
-        if isinstance(counts, list):
-            return coco.frPyObjects(found, height, width)
-        if isinstance(counts, str):
-            return {"size": [height, width], "counts": counts.encode()}
-        raise ValueError("has no counts")
-    if not isinstance(found, list) or not found:
-        raise ValueError("is neither polygons nor RLE")
-    for polygon in found:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("has a polygon without three points [x0, y0, x1, y1, x2, y2, …]")
-        if not all(isinstance(value, int | float) for value in polygon):
-            raise ValueError("has a polygon of other things than numbers")
-    return coco.merge(coco.frPyObjects(found, height, width))
-
-
-def objects(found: dict[str, list], height: int, width: int) -> Objects:
-    """The objects of a row (category, segmentation, iscrowd) as masks."""
-    from pycocotools import mask as coco
-
     runs = [run_lengths(outline, height, width) for outline in found["segmentation"]]
-    masks = np.zeros((len(runs), height, width), dtype=bool)
-    for place, run in zip(masks, runs, strict=True):
-        place[:] = coco.decode(run)
+    kept = [number for number, run in enumerate(runs) if coco.area(run) > 0]
+    masks = np.zeros((len(kept), height, width), dtype=bool)
+    for place, number in zip(masks, kept, strict=True):
+        place[:] = coco.decode(runs[number])
     crowds = found.get("iscrowd") or [False] * len(runs)
     return Objects(
         torch.from_numpy(masks),
-        torch.tensor(found["category"], dtype=torch.int64),
-        torch.tensor(crowds, dtype=torch.bool),
+        torch.tensor([found["category"][number] for number in kept], dtype=torch.int64),
+        torch.tensor([crowds[number] for number in kept], dtype=torch.bool),
     )
 
 

@@ -1,17 +1,22 @@
 """Rows with outlined objects (COCO): every outline is tried before training."""
 
+import logging
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from hf_sft import images
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
 from hf_sft.tasks.labels import first_few
-from hf_sft.tasks.segmentation_masks import run_lengths
+from hf_sft.tasks.segmentation_runs import run_lengths
+
+log = logging.getLogger(__name__)
 
 
 def checked_outlines(data: DatasetDict, image: str, objects: str, key: str) -> DatasetDict:
     """The same rows, once every object has an outline that fits its image.
+
+    Outlines without a pixel are told; `segmentation_masks.objects` leaves them out.
 
     Args:
         objects: the column {category, segmentation, …} of lists.
@@ -47,22 +52,36 @@ def _wrong_kind(kind: Any) -> str | None:
 def _problems(split: str, rows: Dataset, image: str, objects: str) -> list[str]:
     pair = rows.select_columns([image, objects]).cast_column(image, Image(decode=False))
     found = images.each(lambda row: _look(row[image], row[objects]), pair)
-    lines = [f"row {number}: {line}" for number, line in enumerate(found, 1) if line is not None]
+    lines, empty = [], []
+    for number, seen in enumerate(found, 1):
+        if isinstance(seen, str):
+            lines.append(f"row {number}: {seen}")
+        else:
+            empty += [f"row {number} object {one}" for one in seen]
+    if empty:
+        log.warning(
+            "data.%s: %d outlines hold no pixel, and are left out of training and of what is "
+            "measured: %s.", split, len(empty), listing(empty)
+        )  # fmt: skip
     return first_few(f"data.{split}", lines)
 
 
-def _look(image: dict, found: dict[str, list]) -> str | None:
-    """What is wrong with the first bad object of a row."""
+def _look(image: dict, found: dict[str, list]) -> str | list[int]:
+    """What is wrong with the first bad object of a row; else the objects without a pixel."""
+    from pycocotools import mask as coco
+
     if (problem := images.problem_of(image)) is not None:
         return problem
     width, height = images.size_of(image)
     name = image["path"] or "the image"
+    empty = []
     for number, outline in enumerate(found["segmentation"], 1):
         try:
-            run_lengths(outline or "[]", height, width)
+            if not coco.area(run_lengths(outline or "[]", height, width)):
+                empty.append(number)
         except (ValueError, TypeError, KeyError) as error:
             return (
                 f"object {number} of '{name}' has no good outline: it {error}. Correct or remove "
                 "the object."
             )
-    return None
+    return empty
