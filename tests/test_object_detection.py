@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection, Traine
 
 from hf_sft import L2SP, TransferTrainer
 from hf_sft.cli import main
-from hf_sft.errors import DataError, RecipeError
+from hf_sft.errors import DataError, RecipeError, SourceError
 from hf_sft.recipe import Recipe
 from hf_sft.running import run
 from hf_sft.tasks import ObjectDetection
@@ -576,6 +576,12 @@ def test_zero_strength_is_the_plain_trainer(kind, tmp_path):
 def test_label_smoothing_is_refused(tmp_path):
     path = tiny_detection.recipe(tmp_path, "yolos", training={"label_smoothing_factor": 0.1})
     with pytest.raises(RecipeError, match="label_smoothing_factor: 0.1"):
+        run(Recipe.load(path))
+
+
+def test_padding_that_a_model_would_see_is_refused(tmp_path):
+    path = tiny_detection.recipe(tmp_path, "yolos", task={"image_size": [32, 64]})
+    with pytest.raises(SourceError, match="takes no pixel_mask"):
         run(Recipe.load(path))
 
 

@@ -34,6 +34,8 @@ def test_two_processes_evaluate_as_one(tmp_path):
     assert two["mistakes"] == one["mistakes"]
     assert sum(map(sum, one["mistakes"])) > 5
     assert two["map"] == pytest.approx(one["map"], abs=1e-6)
+    assert two["boxes"] == pytest.approx(one["boxes"], rel=1e-5)
+    assert one["boxes"] > 0
     assert two["finite"]
 
 

@@ -13,6 +13,7 @@ from hf_sft.tasks.augmentation import DrawnRows, Preset, with_places
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.image_inputs import as_images, read_images
 from hf_sft.tasks.labels import name_labels
+from hf_sft.tasks.object_counts import sum_object_counts
 from hf_sft.tasks.pictures import picture
 from hf_sft.tasks.segmentation_drawing import drawn, side_by_side
 from hf_sft.tasks.segmentation_encoding import TRUTH, UNIVERSAL, Transform, collate, transform_of
@@ -122,6 +123,7 @@ class ImageSegmentation(Task):
 
     def prepare(self, processor: Any, model: Any) -> None:
         """Every image becomes a square: a batch needs no padding, and a map is read back whole."""
+        sum_object_counts(model)
         size = processor.size
         side = self.image_size or size.get("shortest_edge") or size.get("height") or 512
         if self.image_size or not (size.get("height") and size.get("width")):

@@ -22,6 +22,7 @@ from hf_sft.tasks.detection_metrics import NUMBERS, StreamingBoxes, best
 from hf_sft.tasks.detection_report import shown_pictures
 from hf_sft.tasks.image_inputs import as_images, image_names, read_images
 from hf_sft.tasks.labels import name_labels
+from hf_sft.tasks.object_counts import sum_object_counts
 
 log = logging.getLogger(__name__)
 Pixels = Annotated[int, Field(ge=32, le=4096)]
@@ -105,6 +106,7 @@ class ObjectDetection(Task):
                 f"model.name: {type(processor).__name__} cannot read boxes from a model's answer. "
                 "Name a source for object detection."
             )
+        sum_object_counts(model)
         if isinstance(self.image_size, int):
             processor.size = {"height": self.image_size, "width": self.image_size}
         elif self.image_size is not None:
@@ -112,6 +114,15 @@ class ObjectDetection(Task):
             processor.size = {"shortest_edge": shortest, "longest_edge": longest}
         if "pixel_mask" not in inspect.signature(model.forward).parameters:
             processor.model_input_names = ["pixel_values"]
+            self._refuse_padding(processor, model)
+
+    def _refuse_padding(self, processor: Any, model: Any) -> None:
+        if not {"height", "width"} <= set(dict(processor.size)):
+            raise SourceError(
+                f"task.image_size: {type(model).__name__} takes no pixel_mask and would see the "
+                "padding of images of unlike form as a part of them. Give one number, the square "
+                "that every image is stretched to: image_size: 512."
+            )
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
         columns = [c for c in (self.image, "objects") if c in rows.column_names]
@@ -166,28 +177,17 @@ class ObjectDetection(Task):
 
     @torch.no_grad()
     def found(self, images: list[Image.Image], model: Any, processor: Any) -> list[dict]:
-        """``scores``, ``labels`` and ``boxes`` (x0, y0, x1, y1 in pixels) of each decoded image.
-
-        Images of other sizes go through a model without ``pixel_mask`` apart: it would take the
-        padding for a part of them.
-        """
-        collate = self.collator(processor)
+        """``scores``, ``labels`` and ``boxes`` (x0, y0, x1, y1 in pixels) of each decoded image."""
         encoded = Detectable(processor, self.image)({self.image: images})
         rows = [
             dict(zip(encoded, values, strict=True))
             for values in zip(*encoded.values(), strict=True)
         ]
-        alike = len({row["pixel_values"].shape for row in rows}) == 1
-        parts = [rows] if collate.masked or alike else [[row] for row in rows]
-        found = []
-        for part in parts:
-            batch = {key: value.to(model.device) for key, value in collate(part).items()}
-            sizes = [image.size[::-1] for image in images[len(found) : len(found) + len(part)]]
-            sizes = torch.tensor(sizes, device=model.device)
-            found += processor.post_process_object_detection(
-                model(**batch), threshold=self.threshold, target_sizes=sizes
-            )
-        return found
+        batch = {k: v.to(model.device) for k, v in self.collator(processor)(rows).items()}
+        sizes = torch.tensor([image.size[::-1] for image in images], device=model.device)
+        return processor.post_process_object_detection(
+            model(**batch), threshold=self.threshold, target_sizes=sizes
+        )
 
     def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
         """One record per thing: image, label, score, x, y, w, h in pixels.
