@@ -1,6 +1,7 @@
 """text-classification beyond one class per text: labels, numbers, weights, F1 and Matthews."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,7 @@ from hf_sft.tasks.class_weights import BalancedLoss
 from hf_sft.tasks.classification_metrics import StreamingClassification
 from hf_sft.tasks.many_labels import StreamingManyLabels
 from hf_sft.tasks.number import StreamingNumbers
+from hf_sft.tasks.number_scale import far_from_one
 from hf_sft.training.loss_scale import count_items
 
 METHODS = {
@@ -263,6 +265,43 @@ def test_numbers_may_be_of_any_type(values):
 def test_what_is_no_number_is_told_with_its_row(values, words):
     splits = data(train={"text": ["x", "y"], "label": values})
     assert words in refused(TextClassification(problem="regression"), splits)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [([1.0, 2.0, 5.0], None),
+     ([-8.0, 8.0], None),
+     ([20_000.0, 44_000.0], "another unit: divide by 100000;"),
+     ([200.0, 5_000.0, 900.0], "another unit: divide by 1000;"),
+     ([310.0, 290.0, 306.0], "mean 302 and standard deviation 8.64099 (from 290 to 310)"),
+     ([310.0, 290.0, 306.0], "another unit: subtract 302, then divide by 10;"),
+     ([0.001, -0.002, 0.004], "another unit: divide by 0.001;"),
+     ([0.5, 0.502], "another unit: subtract 0.501, then divide by 0.001;"),
+     ([3.0, 3.0], None), ([], None)],
+)  # fmt: skip
+def test_numbers_far_from_one_are_told_with_a_remedy(numbers, words):
+    told = far_from_one("area", numbers)
+    assert (told is None) if words is None else (words in told)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 0.003, 0.4, 7.0, 90.0, 2e5])
+@pytest.mark.parametrize("mean", [-4e6, -30.0, 0.0, 0.6, 12.0, 1999.0, 5e7])
+def test_after_the_remedy_numbers_are_near_one(mean, spread):
+    numbers = mean + spread * np.array([-1.5, 0.2, 0.4, 0.9])
+    told = far_from_one("area", numbers) or ""
+    for word, undo in (("subtract ", np.subtract), ("divide by ", np.divide)):
+        if word in told:
+            numbers = undo(numbers, float(re.split("[,;]", told.partition(word)[2])[0]))
+    assert far_from_one("area", numbers) is None
+
+
+def test_a_run_tells_that_its_numbers_are_far_from_one(tmp_path, caplog):
+    areas = [(text, 5000 * score) for text, score in SCORED]
+    run(recipe_of(tmp_path / "far", REGRESSION, areas, "score"))
+    assert caplog.text.count("data.train: 'score' has mean") == 1
+    caplog.clear()
+    run(recipe_of(tmp_path / "near", REGRESSION, SCORED, "score"))
+    assert "has mean" not in caplog.text
 
 
 def test_numbers_have_no_classes_to_keep_or_to_cap(tmp_path):

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from hf_sft.tasks.labels import name_labels
@@ -58,6 +58,10 @@ class Answer(ABC):
         """Write into a source's config what its head is to be."""
         name_labels(config, names)
         config.problem_type = self.problem_type
+
+    def doubt(self, rows: Dataset) -> str | None:
+        """What makes the labels of encoded rows hard to learn, with a remedy; None for nothing."""
+        return None
 
     @abstractmethod
     def metrics(self, names: list[str]) -> Any:

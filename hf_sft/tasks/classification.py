@@ -1,5 +1,6 @@
 """What classification of images, texts and sounds shares: labels, metrics, form of a prediction."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from hf_sft.tasks.class_weights import BalancedLoss, CrossEntropy
 from hf_sft.tasks.many_labels import ManyLabels
 from hf_sft.tasks.number import Number
 from hf_sft.tasks.one_class import OneClass
+
+log = logging.getLogger(__name__)
 
 ONLY = {  # keys that have no meaning under another problem
     "positive": "single-label",
@@ -131,6 +134,8 @@ class Classification(Task):
         self.answer.configure(config, names)
 
     def training_loss(self, rows: Dataset, smoothing: float) -> Callable | None:
+        if told := self.answer.doubt(rows):
+            log.warning("data.train: %s", told)
         if smoothing and not isinstance(self.answer, OneClass):
             raise RecipeError(
                 f"training.label_smoothing_factor: {smoothing:g} is for one class of several; "

@@ -16,6 +16,7 @@ from hf_sft.errors import DataError
 from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.classification_metrics import refuse_diverged
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.number_scale import far_from_one
 from hf_sft.tasks.surprises import Surprises
 
 
@@ -34,7 +35,7 @@ class Number(Answer):
     def encode(self, data: DatasetDict, keep: list | None) -> DatasetDict:
         if keep is not None:
             raise DataError("data.keep_labels: numbers have no classes. Leave the key out.")
-        found = {split: [_number(v) for v in rows[self.column]] for split, rows in data.items()}
+        found = {split: [number_of(v) for v in rows[self.column]] for split, rows in data.items()}
         if problems := [
             line for s, rows in data.items() for line in _problems(rows, self.column, found[s], s)
         ]:
@@ -46,6 +47,9 @@ class Number(Answer):
 
     def configure(self, config: Any, names: list[str]) -> None:
         super().configure(config, names[:1])
+
+    def doubt(self, rows: Dataset) -> str | None:
+        return far_from_one(self.column, rows[self.column][:])
 
     def metrics(self, names: list[str]) -> "StreamingNumbers":
         return StreamingNumbers()
@@ -95,7 +99,7 @@ class StreamingNumbers:
         }
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """None for what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
