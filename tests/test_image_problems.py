@@ -204,6 +204,23 @@ def test_images_in_parquet_without_their_type_are_images(tmp_path):
     assert data["train"][1]["image"].size == (32, 32)
 
 
+def test_a_table_may_name_images_anywhere_and_nothing_else(tmp_path):
+    rows = rows_of(tmp_path, 8)
+    names = [str(tmp_path / rows[0][0]), *(f"../{row[0]}" for row in rows[1:])]
+    (tmp_path / "lists").mkdir()
+    given = [[name, row[-1]] for name, row in zip(names, rows, strict=True)]
+    write_csv(tmp_path / "lists" / "train.csv", given, ("image", "label"))
+    loader = Table(train="lists/train.csv")
+    assert len(checked(loader, ImageClassification(), tmp_path)["train"]) == 8
+    (tmp_path / "secret.txt").write_text("the key is 4711")
+    for name in (str(tmp_path / "secret.txt"), "../secret.txt", "https://localhost/secret.png"):
+        write_csv(tmp_path / "lists" / "train.csv", [*given, [name, "few"]], ("image", "label"))
+        with pytest.raises(DataError, match="data.train row 9") as error:
+            checked(loader, ImageClassification(), tmp_path)
+        assert "secret" in str(error.value)
+        assert "4711" not in str(error.value)
+
+
 def test_an_image_folder_with_columns_of_flags(tmp_path):
     rows = rows_of(tmp_path, 8)
     write_csv(tmp_path / "pictures" / "metadata.csv",

@@ -180,6 +180,30 @@ def test_several_labels_and_numbers_of_images(here):
     found = proposed("image-classification", "set", "data.test_fraction=0.2")
     assert found.raw["task"] | {"label": "score", "problem": "regression"} == found.raw["task"]
     assert found.refusal is None
+    assert "far numbers" not in kinds(found)
+
+
+def test_only_images_are_read_whatever_a_table_names(here):
+    (here / "one.txt").write_text("the same")
+    (here / "two.txt").write_text("the same")
+    for number in range(10):
+        picture(here / f"set/files/{number}.png", (20 * number, 9, 9), (40, 40))
+    rows = [(f"files/{n}.png", "ab"[n % 2]) for n in range(10)]
+    rows += [("../one.txt", "a"), ("../two.txt", "b")]
+    write_csv(here / "set/train.csv", rows, ("path", "kind"))
+    found = proposed("image-classification", "set", "data.test_fraction=0.2")
+    assert "duplicates" not in kinds(found)
+    assert "one.txt' cannot be decoded" in found.refusal
+
+
+def test_numbers_of_a_large_scale_are_told(here):
+    for number in range(10):
+        picture(here / f"set/files/{number}.png", (20 * number, 9, 9), (40, 40))
+    rows = [(f"files/{n}.png", 900.5 * n) for n in range(10)]
+    write_csv(here / "set/train.csv", rows, ("path", "area"))
+    found = proposed("image-classification", "set", "data.test_fraction=0.2", "task.label=area")
+    assert "train: 'area' has mean 4,052.25 and" in kinds(found)["far numbers"]
+    assert "divide by 10000;" in kinds(found)["far numbers"]
 
 
 def test_images_alone_for_masked_images(here):

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from hf_sft.errors import DataError
+from hf_sft.images import ENDINGS
 from hf_sft.loaders.crops import SOURCE
 from hf_sft.new.column_roles import Roles, inner
 from hf_sft.new.findings import (
@@ -22,6 +23,8 @@ from hf_sft.new.findings import (
 )
 from hf_sft.new.image_look import image_findings, mask_classes, object_classes, thing_findings
 from hf_sft.new.repeats import Inputs, duplicates, inputs_of, leakage
+from hf_sft.tasks.number import number_of
+from hf_sft.tasks.number_scale import far_from_one
 from hf_sft.tasks.tag_schemes import detect, spans
 
 OTHER = {  # how another answer to the same input is called
@@ -60,7 +63,7 @@ def look(data: DatasetDict, roles: Roles, labels: Labels, limit: int | None) -> 
             found += _of_texts(split, rows, roles, limit)
         if roles.per_row:
             found += missing_labels(split, roles.answer, labels[split])
-    return found + _of_classes(labels, roles)
+    return found + _of_classes(labels, roles) + _of_numbers(data["train"], roles)
 
 
 def _of_texts(split: str, rows: Dataset, roles: Roles, limit: int | None) -> list[Finding]:
@@ -81,6 +84,15 @@ def _of_classes(labels: Labels, roles: Roles) -> list[Finding]:
     if roles.form in ("objects", "masks"):
         return thing_findings(counts, "object" if roles.form == "objects" else "mask")
     return [*look_alikes(counts), *tiny_classes(counts["train"])]
+
+
+def _of_numbers(train: Dataset, roles: Roles) -> list[Finding]:
+    """Labels whose scale is hard to learn."""
+    if roles.keys.get("problem") != "regression" or roles.answer is None:
+        return []
+    numbers = [n for value in train[roles.answer] if (n := number_of(value)) is not None]
+    told = far_from_one(roles.answer, numbers)
+    return [Finding("far numbers", f"train: {told}", len(numbers))] if told else []
 
 
 def _inputs(rows: Dataset, roles: Roles) -> Inputs:
@@ -122,7 +134,8 @@ def _bytes(image: dict[str, Any] | None) -> bytes | None:
     if image["bytes"] is not None:
         return image["bytes"]
     path = Path(image["path"] or "")
-    return path.read_bytes() if path.is_file() else None
+    named = path.suffix.lower() in ENDINGS  # a table may name any file
+    return path.read_bytes() if named and path.is_file() else None
 
 
 def _image_names(rows: Dataset, roles: Roles) -> list[str]:
