@@ -284,7 +284,7 @@ def test_predict_says_what_the_pipeline_says(run, tmp_path, size):
     pipe = pipeline("text-generation", str(run / "out" / "model"))
     for prompt, line in zip(prompts, lines, strict=True):
         asked = [{"role": "user", "content": prompt}]
-        answer = pipe(asked, max_new_tokens=6, do_sample=False, return_full_text=False)
+        answer = pipe(asked, return_full_text=False)
         assert answer[0]["generated_text"] == line["generated"]
         assert line["messages"] == asked
 
@@ -311,6 +311,34 @@ def test_the_saved_model_knows_template_and_end(run):
     assert AutoTokenizer.from_pretrained(run / "out" / "model").chat_template == TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(run / "out" / "model")
     assert model.generation_config.eos_token_id == 1
+
+
+def test_a_source_that_samples_is_saved_as_one_that_does_not(tmp_path, caplog):
+    """transformers would not save a temperature without sampling."""
+    model, task = tiny_language.llama(), TextGeneration(**PAIR, max_new_tokens=5)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, num_beams=2)
+    task.prepare(tokenizer(), model)
+    assert "temperature: 0.6" in caplog.text
+    model.save_pretrained(tmp_path)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config
+    assert (found.do_sample, found.max_new_tokens) == (False, 5)
+    assert (found.temperature, found.top_p, found.num_beams) == (None, None, None)
+
+
+def test_a_source_that_says_nothing_of_writing_has_nothing_to_tell(caplog):
+    TextGeneration(**PAIR).prepare(tokenizer(), tiny_language.gpt2())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("length", [tiny_language.LENGTH, 1000])
+def test_answers_that_leave_no_room_for_a_prompt_are_refused(length):
+    task = TextGeneration(**PAIR, max_new_tokens=length)
+    with pytest.raises(
+        SourceError, match=f"{length} leave no room .* takes {tiny_language.LENGTH}"
+    ):
+        task.prepare(tokenizer(), tiny_language.llama())
+    task = TextGeneration(**PAIR, max_new_tokens=tiny_language.LENGTH - 1, max_length=4)
+    task.prepare(tokenizer(), tiny_language.llama())  # the room is the model's own
 
 
 @pytest.mark.parametrize("form", ["pair", "chat", "text"])

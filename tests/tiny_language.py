@@ -20,7 +20,7 @@ TEMPLATE = (
     "{% for message in messages %}<turn>{{ message['role'] }}\n{{ message['content'] }}<end>\n"
     "{% endfor %}{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 )
-LENGTH = 64
+LENGTH = 96  # more than the 64 that an answer may have
 
 
 def tokenizer(template=TEMPLATE):

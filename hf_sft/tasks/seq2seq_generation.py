@@ -18,7 +18,7 @@ OF_SOURCE = (  # how a source wrote for its own data: beams, lengths, repetition
     *LENGTHS, "num_beams", "num_beam_groups", "diversity_penalty", "early_stopping", "min_length",
     "min_new_tokens", "length_penalty", "repetition_penalty", "encoder_repetition_penalty",
     "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "do_sample", "temperature", "top_k",
-    "top_p", "typical_p", "max_time",
+    "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_time",
 )  # fmt: skip
 
 
@@ -50,7 +50,9 @@ def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> Non
         SourceError: the recipe asks for more than the model's positions.
     """
     config, asked = model.generation_config, any(given.get(key) is not None for key in LENGTHS)
-    _leave_(config, given)
+    if said := leave(config, given):
+        log.warning("task.generation: the source's own settings are not taken over (%s). Write "
+                    "them there to keep them.", said)  # fmt: skip
     if not asked:
         given = {**given, "max_new_tokens": longest_target or LENGTH}
     for key, value in {"num_beams": 1, **dict.fromkeys(LENGTHS), **given}.items():
@@ -60,8 +62,12 @@ def settle(model: Any, given: dict[str, Any], longest_target: int | None) -> Non
     _keep_within(config, min(limits(model), default=None), asked)
 
 
-def _leave_(config: GenerationConfig, given: dict[str, Any]) -> None:
-    """Put what the source says of search and length back to transformers' defaults."""
+def leave(config: GenerationConfig, given: dict[str, Any]) -> str:
+    """Put what the source says of search and length back to transformers' defaults.
+
+    Returns:
+        what is left by that and not in ``given``, as ``key: value``; nothing for nothing.
+    """
     default = GenerationConfig()
     left = {}
     for key in OF_SOURCE:
@@ -70,11 +76,8 @@ def _leave_(config: GenerationConfig, given: dict[str, Any]) -> None:
             left[key] = own
         if hasattr(config, key):
             setattr(config, key, plain)
-    left = {k: v for k, v in left.items() if (k, v) not in (("num_beams", 1), ("max_length", 20))}
-    if left:
-        said = ", ".join(f"{key}: {value}" for key, value in left.items())
-        log.warning("task.generation: the source's own settings are not taken over (%s). Write "
-                    "them there to keep them.", said)  # fmt: skip
+    usual = (("num_beams", 1), ("max_length", 20), ("do_sample", False))
+    return ", ".join(f"{key}: {value}" for key, value in left.items() if (key, value) not in usual)
 
 
 def used(model: Any) -> list[dict[str, Any]]:

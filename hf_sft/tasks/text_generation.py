@@ -13,7 +13,7 @@ from hf_sft.errors import DataError, SourceError
 from hf_sft.tasks import chat
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.cut_texts import record
-from hf_sft.tasks.generation import continued
+from hf_sft.tasks.generation import continued, settle_answers
 from hf_sft.tasks.generation_scores import Score, answered
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import LanguageCollator
@@ -120,19 +120,17 @@ class TextGeneration(Task):
     def prepare(self, processor: Any, model: Any) -> None:
         """Vocabulary, limit, chat template and end-of-text token; packing is tried on the model.
 
-        Template and end token are saved, so that ``generate`` and pipelines find them.
+        Template, end token and how answers are written are saved, so that ``generate`` and
+        pipelines find them and answer as ``predict`` does.
 
         Raises:
-            SourceError: one of them is missing, or packed examples would see each other.
+            SourceError: one of them is missing, a prompt has no room before ``max_new_tokens``, or
+                packed examples would see each other.
         """
         settle(processor, model)
         processor.chat_template = self.chat_template or processor.chat_template
         _refuse_lacking(processor, self)
-        ends = model.generation_config.eos_token_id
-        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        ends = list(dict.fromkeys([*ends, processor.eos_token_id]))
-        model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
-        model.generation_config.pad_token_id = processor.pad_token_id
+        settle_answers(model, processor, self.max_new_tokens)
         if self.packing:
             refuse_leak(model)
 
@@ -196,8 +194,8 @@ class TextGeneration(Task):
 
         Of a prompt that leaves no room for ``max_new_tokens``, the last tokens are taken.
         """
-        limit = self._limit(processor)
-        room = None if limit is None else max(1, limit - self.max_new_tokens)
+        limit = processor.model_max_length  # the model's, not where the training cut examples
+        room = max(1, limit - self.max_new_tokens) if limit < NO_LIMIT else None
         for start in range(0, len(rows), size):
             part = rows.select(range(start, min(start + size, len(rows))))
             prompts = [prompt_ids(row, self, processor) for row in part]
