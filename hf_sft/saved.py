@@ -20,6 +20,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.reporting.outcome import plain_metrics
 from hf_sft.running import load_data
 from hf_sft.table import table
+from hf_sft.training.fixed_draws import FixedDraws
 from hf_sft.training.ragged_labels import RaggedLabels
 from hf_sft.training_arguments import of_task
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 TABLE = "predictions.csv"  # of a folder of predictions
 AS_TRAINED = ("label_smoothing_factor", "per_device_eval_batch_size")  # what the numbers depend on
+PRECISION = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")  # as much, where they are possible
 
 
 def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
@@ -92,6 +94,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
         args = getattr(transformers, f"{kind}TrainingArguments")(
             output_dir=scratch,
             **{key: recipe.training[key] for key in AS_TRAINED if key in recipe.training},
+            **_precision(recipe.training),
             **of_task(task),
             remove_unused_columns=False,
             batch_eval_metrics=True,
@@ -100,7 +103,7 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
             disable_tqdm=quiet,
         )
         base = getattr(transformers, f"{kind}Trainer")
-        trainer = type("Measuring", (RaggedLabels, base), {})(
+        trainer = type("Measuring", (RaggedLabels, FixedDraws, base), {})(
             model=model,
             args=args,
             data_collator=task.collator(processor),
@@ -111,6 +114,25 @@ def measure(recipe: Recipe, model: Any, processor: Any, rows: Dataset, quiet: bo
             trainer.remove_callback(transformers.PrinterCallback)
         encoded = task.held_still(task.encode(rows, processor, model.config), processor)
         return plain_metrics(trainer.evaluate(encoded), "eval")
+
+
+def _precision(training: dict[str, Any]) -> dict[str, Any]:
+    """The mixed precision of the run, told and left out where this machine has none."""
+    asked = {key: True for key in PRECISION if training.get(key)}
+    if not asked:
+        return {}
+    settings = asked | ({"use_cpu": True} if training.get("use_cpu") else {})
+    try:
+        args = transformers.TrainingArguments(output_dir=os.devnull, report_to="none", **settings)
+        refused = "fp16" in asked and args.device.type == "cpu"  # accelerate has it for GPUs only
+    except (ValueError, ImportError):
+        refused = True
+    if refused:
+        log.warning(
+            "training.%s: not on this machine; measured in full precision, the numbers may differ "
+            "a little from the run's.", listing(asked)
+        )  # fmt: skip
+    return {} if refused else settings
 
 
 def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> None:

@@ -155,6 +155,16 @@ def instances(tmp_path_factory):
     return folder, run(Recipe.load(mask2former_recipe(folder, training={"max_steps": 2})))
 
 
+def test_evaluate_gives_the_loss_that_was_drawn(instances, capsys):
+    """Mask2Former's loss looks at drawn points, the same ones at every evaluation."""
+    folder, report = instances
+    found = report.data["metrics"]["test"]
+    for _ in range(2):
+        assert main(["evaluate", str(folder / "out")]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"{found[key]:.4f}" in shown for key in ("loss", "map", "map_50"))
+
+
 def test_objects_are_those_of_the_pipeline(instances):
     from pycocotools import mask as coco
 

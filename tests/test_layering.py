@@ -19,7 +19,7 @@ starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
 penalties freezing
-rates moved_rows alike_lengths ragged_labels
+rates moved_rows alike_lengths ragged_labels fixed_draws
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss renamed_checkpoint tell_epoch

@@ -15,6 +15,7 @@ from hf_sft.starting_point import StartingPoint, unmarked
 from hf_sft.training import loss_scale, optimizer_setup, prior_data
 from hf_sft.training.alike_lengths import AlikeBatches
 from hf_sft.training.completed import chosen, is_last, take_up
+from hf_sft.training.fixed_draws import FixedDraws
 from hf_sft.training.plan_follower import PlanFollower
 from hf_sft.training.pull import Pull
 from hf_sft.training.ragged_labels import RaggedLabels
@@ -32,7 +33,7 @@ REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that 
 for any accumulation and number of processes."
 
 
-class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints):
+class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
     Order inside one optimizer step: forward and backward of every micro-batch, function priors in
@@ -218,8 +219,7 @@ class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints):
         """
         if not model.training:
             if self.args.world_size > 1 and not self.honours_items:
-                # Trainer 5.23 would multiply by the number of processes what was not divided by it
-                # (before train(), which turns that off).
+                # Before train(), Trainer 5.23 multiplies by it what was not divided by it.
                 kwargs.pop("num_items_in_batch", None)
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         self.follower.hold()  # Trainer has just called model.train()
