@@ -8,9 +8,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_image_run import image_run, images
 from tiny_run import text_recipe
+from torch import nn
+from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
 from hf_sft.cli import main
+from hf_sft.errors import UserError
 from hf_sft.saved import load
+from hf_sft.weights.adapt import _adapted
 from hf_sft.weights.tent import affine_parameters
 
 
@@ -100,6 +104,14 @@ def test_what_it_leaves_can_be_asked_and_evaluated(vision, brighter, tmp_path):
     assert "unlabelled" in card
     assert "## Results" not in card
     assert str(tmp_path) not in card
+
+
+def test_batch_norms_that_are_fixed_are_told(tmp_path):
+    model = nn.Sequential(DetrFrozenBatchNorm2d(3), nn.Conv2d(3, 3, 1), DetrFrozenBatchNorm2d(3))
+    with pytest.raises(
+        UserError, match=r"the 2 batch norms of Sequential are fixed\. Use --method"
+    ):
+        _adapted(tmp_path, model, None, "statistics")
 
 
 def test_wrong_inputs_write_nothing(text, vision, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ from hf_sft.resources import locator
 
 FORMATS = {"coco": (Coco, coco), "voc": (Voc, voc), "yolo": (Yolo, yolo)}
 SHARED = os.environ.get("HF_SFT_DATA")
+
+
+REMEDY = re.compile(
+    r"Add|Complete|Correct|Divide|Get or write|Give|If these files|Keep|Make|Name|Remove|Replace|"
+    r"Save|Wanted|remove that line|wanted \[|wanted a path"
+)
 
 
 def load(kind, folder, **more):
@@ -161,6 +168,7 @@ COCO_FAULTS = {
         "id 5 of 'a.png' has category_id 3; the file's categories: 7 cat, 40 dog.",
     ),
     "unknown image": (annotation("image_id", 9), "annotation id 5 is of image_id 9"),
+    "crowd in words": (annotation("iscrowd", "no"), "has iscrowd 'no'; wanted 0 or 1. Correct it"),
     "three sides": (annotation("bbox", [1, 2, 3]), "has bbox [1, 2, 3]; wanted [x, y, w"),
     "not a number": (annotation("bbox", [1, 2, 3, float("nan")]), "has bbox [1, 2, 3, nan]"),
     "crowd": (annotation("iscrowd", 2), "has iscrowd 2; wanted 0 or 1"),
@@ -189,6 +197,7 @@ def test_coco_faults_are_named(fault, tmp_path):
     message = refused("coco", tmp_path, **keys)
     assert "data.train: 'train.json'" in message
     assert expected in message
+    assert [line for line in message.splitlines() if not REMEDY.search(line)] == []
 
 
 def test_several_faults_of_both_files_come_at_once(tmp_path):
@@ -280,6 +289,7 @@ def test_voc_faults_are_named(fault, tmp_path):
     message = refused("voc", tmp_path, **keys)
     assert "data.train: 'a.xml'" in message
     assert expected in message
+    assert [line for line in message.splitlines() if not REMEDY.search(line)] == []
 
 
 def test_voc_lists_and_images_that_are_wrong(tmp_path):
@@ -369,6 +379,18 @@ def test_yolo_faults_are_named(fault, tmp_path):
     (tmp_path / "labels/train/a.txt").write_bytes(raw)
     message = refused("yolo", tmp_path, **keys)
     assert f"data.train: 'labels/train/a.txt' {expected}" in message
+    assert [line for line in message.splitlines() if not REMEDY.search(line)] == []
+
+
+def test_images_without_a_txt_are_told_once(tmp_path, caplog):
+    keys = yolo(tmp_path)
+    read("yolo", tmp_path, **keys)
+    assert "data.train: 1 of 3 images have no txt of labels (c.png)" in caplog.text
+    assert "data.test" not in caplog.text
+    caplog.clear()
+    (tmp_path / "labels/train/c.txt").write_text("")
+    assert named(read("yolo", tmp_path, **keys)["train"])["c"] == []
+    assert caplog.text == ""
 
 
 YAML_FAULTS = {

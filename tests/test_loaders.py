@@ -528,6 +528,21 @@ def test_a_val_folder_with_a_metadata_file_is_validation(tmp_path):
     assert {split: len(rows) for split, rows in data.items()} == {"train": 2, "validation": 2}
 
 
+def test_images_that_no_metadata_row_lists_are_told(tmp_path, caplog):
+    images(tmp_path / "set", "1.png", "2.png", "more/3.png")
+    rows = [("1.png", "a"), ("more/3.png", "b")]
+    write_csv(tmp_path / "set" / "metadata.csv", rows, ("file_name", "label"))
+    assert len(ImageFolder(path="set").load(locator(tmp_path))["train"]) == 2
+    assert (
+        "data.train: 1 of 3 images are in no row of the metadata file and are not used: 2.png"
+        in (caplog.text)
+    )
+    caplog.clear()
+    (tmp_path / "set" / "2.png").unlink()
+    ImageFolder(path="set").load(locator(tmp_path))
+    assert caplog.text == ""
+
+
 def test_two_folders_for_one_split_are_refused(tmp_path):
     images(tmp_path / "set", "train/cat/1.png", "validation/cat/2.png", "val/dog/3.png")
     with pytest.raises(DataError, match=r"several folders for validation: validation, val\. Keep"):

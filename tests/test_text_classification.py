@@ -216,10 +216,10 @@ def test_only_the_labels_to_keep_are_left_and_their_order():
     ("task", "columns", "words"),
     [({}, {"label": ["a|b", "a"]}, ["data.train row 1", "'a|b', one text", "task.label_separator"]),
      ({}, {"label": [1, 2]}, ["row 1: 'label' is 1, no list of labels"]),
-     ({}, {"label": [["a", None], ["b"]]}, ["row 1", "None is no label"]),
+     ({}, {"label": [["a", None], ["b"]]}, ["row 1", "None is no label. Correct"]),
      ({}, {"label": [["a"], []]}, ["has 1 labels (a); two are needed", "task.problem: single"]),
      ({"label": ["a", "b"]}, {"a": [0, 2], "b": [1, None]},
-      ["row 2: 'a' is 2, neither 0 nor 1", "row 2: 'b' is None"]),
+      ["row 2: 'a' is 2, neither 0 nor 1. Correct it, or leave", "row 2: 'b' is None"]),
      ({"label": ["a", "c"]}, {"a": [0, 1], "b": [1, 1]}, ["task.label[1] names column 'c'"])],
     ids=["no-separator", "number", "none-inside", "one-label", "flags", "missing"],
 )  # fmt: skip

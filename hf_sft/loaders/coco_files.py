@@ -60,8 +60,16 @@ def _object(path: Path, place: str) -> dict[str, list]:
 def _categories(rows: list[dict], place: str) -> tuple[list[str], dict[Any, str]]:
     """Problems, and id -> name in the order of the ids."""
     good = [row for row in rows if _is_id(row.get("id")) and _is_name(row.get("name"))]
-    bad = [f"category {row!r:.80} needs an id and a name." for row in rows if row not in good]
-    bad += [f"category id {value!r} occurs {n} times." for value, n in _repeated(good, "id")]
+    bad = [
+        f"category {row!r:.80} needs an id and a name. Give it both."
+        for row in rows
+        if row not in good
+    ]
+    bad += [
+        f"category id {value!r} occurs {n} times. Give every category an id of its own, and its "
+        "annotations that id."
+        for value, n in _repeated(good, "id")
+    ]
     bad += [
         f"two categories are named {name!r}. Name them apart, or give them one id."
         for name, _ in _repeated(good, "name")
@@ -87,8 +95,16 @@ def _images(rows: list[dict], folder: Path, place: str) -> tuple[list[str], dict
             )
         else:
             images[key] = Annotated(file, name, 0, 0, [], key)
-    bad += [f"image id {value} occurs {n} times." for value, n in _repeated(rows, "id")]
-    bad += [f"file_name {v!r} occurs {n} times." for v, n in _repeated(rows, "file_name")]
+    bad += [
+        f"image id {value} occurs {n} times. Give every image an id of its own, and its "
+        "annotations that id."
+        for value, n in _repeated(rows, "id")
+    ]
+    bad += [
+        f"file_name {value!r} occurs {n} times. Keep one entry, and give its id to the "
+        "annotations of all."
+        for value, n in _repeated(rows, "file_name")
+    ]
     return few(place, bad), images
 
 
@@ -98,26 +114,35 @@ def _add_things(rows: list[dict], images: dict[Any, Annotated], names: dict, pla
     for number, row in enumerate(rows, 1):
         what = f"annotation id {row['id']!r}" if "id" in row else f"annotation number {number}"
         if (image := images.get(_key(row.get("image_id")))) is None:
-            bad.append(f"{what} is of image_id {row.get('image_id')!r}, and there is none such.")
+            bad.append(
+                f"{what} is of image_id {row.get('image_id')!r}, and there is none such. Correct "
+                "the id, add the image, or remove the annotation."
+            )
         elif (problem := _problem(row, names)) is not None:
             bad.append(f"{what} of '{image.name}' {problem}")
         else:
             image.things.append(_thing(row, names))
-    twice = [f"annotation id {value!r} occurs {n} times." for value, n in _repeated(rows, "id")]
+    twice = [
+        f"annotation id {value!r} occurs {n} times. Remove the copies, or number them anew."
+        for value, n in _repeated(rows, "id")
+    ]
     return few(place, bad) + few(place, twice)
 
 
 def _problem(row: dict, names: dict[Any, str]) -> str | None:
     if _key(row.get("category_id")) not in names:
         known = listing(f"{key} {name}" for key, name in names.items())
-        return f"has category_id {row.get('category_id')!r}; the file's categories: {known}."
+        return (
+            f"has category_id {row.get('category_id')!r}; the file's categories: {known}. Correct "
+            "the id, add the category, or remove the annotation."
+        )
     box = row.get("bbox")
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(side) for side in box)):
         return f"has bbox {box!r:.60}; wanted [x, y, width, height] in pixels. Correct it."
     if not _is_number(row.get("area", 0)):
         return f"has area {row['area']!r:.40}; wanted square pixels. Correct it or leave it out."
     if row.get("iscrowd", 0) not in (0, 1):
-        return f"has iscrowd {row['iscrowd']!r:.40}; wanted 0 or 1."
+        return f"has iscrowd {row['iscrowd']!r:.40}; wanted 0 or 1. Correct it or leave it out."
     return None
 
 

@@ -51,7 +51,7 @@ class ImageFolder(Loader):
         if not self.labelled:
             return self._without_labels(parts, files)
         if any(file.name in METADATA for found in files.values() for file in found):
-            return self._with_metadata(parts)
+            return self._with_metadata(parts, files)
         images = {split: [f for f in found if _is_image(f)] for split, found in files.items()}
         self._refuse_stray(folder, parts, images)
         self._tell_unused(folder, parts, images)
@@ -84,16 +84,25 @@ class ImageFolder(Loader):
         rows = {s: Dataset.from_dict({"image": found}, features) for s, found in images.items()}
         return DatasetDict(rows)
 
-    def _with_metadata(self, parts: dict[str, Path]) -> DatasetDict:
+    def _with_metadata(self, parts: dict[str, Path], files: dict[str, list[Path]]) -> DatasetDict:
         """Files named per split: left to itself ``load_dataset`` takes ``train_0.jpg`` for one."""
         patterns = {split: f"{glob.escape(str(part))}/**" for split, part in parts.items()}
         try:
-            return load_dataset("imagefolder", data_files=patterns)
+            data = load_dataset("imagefolder", data_files=patterns)
         except (DatasetGenerationError, OSError, ValueError) as error:
             raise DataError(
                 f"data.path: {self.path!r} cannot be read with its metadata file: "
                 f"{error.__cause__ or error}"
             ) from error
+        for split, rows in data.items():
+            listed = _paths(rows)
+            images = [file for file in files[split] if _is_image(file)]
+            if idle := [f for f in images if os.path.abspath(parts[split] / f) not in listed]:
+                log.warning(
+                    f"data.{split}: {len(idle)} of {len(images)} images are in no row of the "
+                    f"metadata file and are not used: {listing(idle, 3)}. Add rows, or remove them."
+                )
+        return data
 
     def _refuse_stray(self, folder: Path, parts: dict, images: dict[str, list[Path]]) -> None:
         """Images that lie in no class folder: their class is unknown."""
@@ -136,6 +145,16 @@ def _rows(part: Path, images: list[Path], features: Features) -> Dataset:
     paths = [str(part / image) for image in images]
     labels = features["label"].str2int([image.parts[0] for image in images])
     return Dataset.from_dict({"image": paths, "label": labels}, features=features)
+
+
+def _paths(rows: Dataset) -> set[str]:
+    """The files of all images in the rows."""
+    found: set[str] = set()
+    for name, kind in rows.features.items():
+        if isinstance(kind, Image):
+            undecoded = rows.select_columns([name]).cast_column(name, Image(decode=False))[name]
+            found |= {os.path.abspath(image["path"]) for image in undecoded if image}
+    return found
 
 
 def _visible_files(part: Path) -> list[Path]:

@@ -58,7 +58,10 @@ class Voc(BoxLoader):
         things = (thing for images in parts.values() for image in images for thing in image.things)
         names = sorted({thing.category for thing in things})
         if not names:
-            raise DataError(f"data.path: no annotation in {self.path!r} has an object.")
+            raise DataError(
+                f"data.path: no annotation in {self.path!r} has an object. Name the folder of "
+                "those that have with data.annotations."
+            )
         return parts, names
 
     def _places(self, folder: Path) -> dict[str, Path | None]:

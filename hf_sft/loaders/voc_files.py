@@ -55,9 +55,15 @@ def _root(file: Path) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(file.read_bytes(), parser)
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise DataError(f"'{file.name}' cannot be read as xml: {error}.") from error
+        raise DataError(
+            f"'{file.name}' cannot be read as xml: {error}. Get or write it anew, whole; or remove "
+            "it, and its image from the lists."
+        ) from error
     if root.tag != "annotation":
-        raise DataError(f"'{file.name}' begins with <{root.tag}>; VOC's <annotation> is wanted.")
+        raise DataError(
+            f"'{file.name}' begins with <{root.tag}>; VOC's <annotation> is wanted. Remove it, or "
+            "name the folder of VOC's xml with data.annotations."
+        )
     return root
 
 

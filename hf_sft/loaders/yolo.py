@@ -1,14 +1,17 @@
 """YOLO: a data.yaml, folders of images, and a text file of boxes for every image."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
 from hf_sft.loaders.boxes import BoxLoader
 from hf_sft.loaders.objects import Annotated, Parts, few, refuse, sizes
 from hf_sft.loaders.yolo_files import label_file, read_labels
 from hf_sft.loaders.yolo_layout import Layout, images_of, layout
 from hf_sft.resources import Locate
+
+log = logging.getLogger(__name__)
 
 
 class Yolo(BoxLoader):
@@ -50,13 +53,21 @@ def _images(found: Layout, split: str, places: list[Path]) -> list[Annotated]:
     images = images_of(found.root, split, places)
     measured, bad = sizes(images)
     problems = few(f"data.{split}:", bad)
-    parts, wrong = [], []
+    parts, wrong, bare = [], [], []
     for path, (width, height) in zip(images, measured, strict=True):
         things, lines = [], []
         if (file := label_file(path, found.root)) is not None:
             things, lines = read_labels(file, found.names, width, height)
+        else:
+            bare.append(path.name)
         wrong += [f"'{file.relative_to(found.root).as_posix()}' {line}" for line in lines]
         name = path.relative_to(found.root).as_posix()
         parts.append(Annotated(path, name, width, height, things))
     refuse(problems + few(f"data.{split}:", wrong))
+    if bare:
+        log.warning(
+            "data.%s: %d of %d images have no txt of labels (%s) and count as images without "
+            "objects. If that is wrong, add the files; an empty one says the same on purpose.",
+            *(split, len(bare), len(images), listing(bare, 3)),
+        )
     return parts

@@ -51,7 +51,8 @@ def _thing(cells: list[str], names: Sequence[str], width: int, height: int) -> T
     name = _name(cells[0], names)
     if len(cells) != BOX and (len(cells) < BOX + 2 or len(cells) % 2 == 0):
         raise ValueError(
-            f"{len(cells)} values; wanted a class and 4 of a box, or at least 3 pairs of a polygon."
+            f"{len(cells)} values; wanted a class and 4 of a box, or at least 3 pairs of a "
+            "polygon. Complete the line, or remove it."
         )
     shares = [_share(cell) for cell in cells[1:]]
     if len(cells) == BOX:

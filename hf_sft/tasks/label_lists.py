@@ -50,7 +50,10 @@ def _flags(rows: Dataset, columns: tuple[str, ...]) -> tuple[Lists, list[str]]:
     for column in columns:
         for number, value in enumerate(rows[column]):
             if value not in (0, 1):  # True and 1.0 are 1
-                problems.append(f"row {number + 1}: {column!r} is {value!r}, neither 0 nor 1.")
+                problems.append(
+                    f"row {number + 1}: {column!r} is {value!r}, neither 0 nor 1. Correct it, or "
+                    "leave the column out of task.label."
+                )
             elif value:
                 labels[number].append(column)
     return labels, problems
@@ -81,7 +84,7 @@ def _row(value: Any, classes: Any, separator: str | None) -> tuple[list[str], st
     if isinstance(classes, ClassLabel) and None not in value:
         return list(dict.fromkeys(classes.int2str(value))), None
     if bad := [one for one in value if not isinstance(one, str | int) or not str(one).strip()]:
-        return [], f", in which {bad[0]!r} is no label."
+        return [], f", in which {bad[0]!r} is no label. Correct or remove it."
     return list(dict.fromkeys(str(one).strip() for one in value)), None
 
 

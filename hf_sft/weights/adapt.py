@@ -10,7 +10,11 @@ from torch.utils.data import DataLoader
 from hf_sft import saved
 from hf_sft.errors import DataError, UserError
 from hf_sft.weights import derived
-from hf_sft.weights.norm_statistics import reestimate_statistics_, statistical_norms
+from hf_sft.weights.norm_statistics import (
+    fixed_norms,
+    reestimate_statistics_,
+    statistical_norms,
+)
 from hf_sft.weights.origin import mixed_batches
 from hf_sft.weights.tent import affine_parameters, mean_entropy, tent_
 
@@ -61,8 +65,10 @@ def _adapted(run: Path, model: Any, batches: DataLoader, method: str) -> dict[st
     """Change the model in place; what was done, and the entropy before and after."""
     norms = statistical_norms(model)
     if method == "statistics" and not norms:
+        fixed = len(fixed_norms(model))
+        what = f"the {fixed} batch norms of {{}} are fixed" if fixed else "{} has no batch norm"
         raise UserError(
-            f"--method statistics: {type(model).__name__} has no batch norm. Use --method tent."
+            f"--method statistics: {what.format(type(model).__name__)}. Use --method tent."
         )
     before = mean_entropy(model, batches)
     if method == "tent":

@@ -54,6 +54,16 @@ def statistical_norms(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def fixed_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The batch-norm modules whose statistics never change, as those of most detectors, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not isinstance(module, _BatchNorm)
+        and {"running_mean", "running_var"} <= {n for n, _ in module.named_buffers(recurse=False)}
+    }
+
+
 def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch without its labels, where the model is."""
     device = next(model.parameters()).device
