@@ -192,6 +192,25 @@ def test_evaluate_repeats_every_number_under_the_recipe_s_settings(capsys, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_evaluate_measures_in_the_precision_of_the_run(tmp_path, caplog):
+    recipe = text_recipe(tmp_path, training={"bf16": True, "learning_rate": 0.05, "max_steps": 8})
+    for name in ("train.csv", "test.csv"):
+        write_csv(tmp_path / name, ROWS[:14])
+    assert main(["run", str(recipe)]) == 0
+    reported = json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]["test"]
+    recipe, model, processor = saved.load(tmp_path / "out", ["data"])
+    rows = saved.load_data(recipe)["test"]
+    found = saved.measure(recipe, model, processor, rows, quiet=True)
+    assert found["loss"] == pytest.approx(reported["loss"], abs=1e-7)
+    assert "full precision" not in caplog.text
+    recipe, model, processor = saved.load(tmp_path / "out", ["data"])
+    del recipe.training["bf16"]
+    recipe.training["fp16"] = True  # which no CPU has
+    plain = saved.measure(recipe, model, processor, rows, quiet=True)
+    assert plain["loss"] != pytest.approx(reported["loss"], abs=1e-7)
+    assert "training.fp16: not on this machine" in caplog.text
+
+
 @pytest.fixture
 def moved(run, tmp_path):
     """The run alone, its source and its data out of reach."""
