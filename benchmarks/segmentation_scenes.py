@@ -5,8 +5,8 @@
 The recipe is recipes/image-segmentation/digit_scenes_lite0_upernet.yaml; scenes are rendered anew
 for every seed, which also decides the head and the order of the data, the same for all arms: the
 differences are paired. ``no-pull``: the same start without L2-SP. ``random``: the backbone is drawn
-by timm as for training from nothing, and there is no pull to it; it learns at the rate that the
-recipe has for a pretrained one, a twentieth of the head's.
+by timm as for training from nothing, there is no pull to it, and all of it learns at the rate that
+the recipe has for the head.
 """
 
 import argparse
@@ -38,7 +38,9 @@ def overrides(arm: str, folder: Path, seed: int) -> list[str]:
     torch.manual_seed(seed)
     path = folder / f"random{seed}.pth"
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), path)
-    return ["penalty=null", f"model.name={path}", "model.sha256=null", "model.keys=by-name"]
+    rates = ["learning_rates=null", "training.learning_rate=4e-3"]
+    model = [f"model.name={path}", "model.sha256=null", "model.keys=by-name"]
+    return ["penalty=null", *rates, *model]
 
 
 def one(arm: str, folder: Path, seed: int) -> dict:
