@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tiny_boxes import SIZE, TRUTH, coco, draw, voc, voc_xml, yolo
 
 from hf_sft.errors import DataError
-from hf_sft.loaders import Coco, Voc, Yolo
+from hf_sft.loaders import Coco, Voc, Yolo, crops
 from hf_sft.loaders.crops import edges
 from hf_sft.loaders.splits import split
 from hf_sft.resources import locator
@@ -380,6 +380,19 @@ def test_yolo_faults_are_named(fault, tmp_path):
     message = refused("yolo", tmp_path, **keys)
     assert f"data.train: 'labels/train/a.txt' {expected}" in message
     assert [line for line in message.splitlines() if not REMEDY.search(line)] == []
+
+
+def test_crops_that_take_much_memory_are_told(tmp_path, caplog, monkeypatch):
+    load("coco", tmp_path, crops=True)
+    assert caplog.text == ""
+    pixels = sum(w * h for part in TRUTH.values() for things in part.values()
+                 for *_, w, h in things)  # fmt: skip
+    monkeypatch.setattr(crops, "MUCH", 2 * pixels)
+    load("coco", tmp_path, crops=True)
+    assert caplog.text == ""
+    monkeypatch.setattr(crops, "MUCH", 2 * pixels - 1)
+    load("coco", tmp_path, crops=True)
+    assert "data.crops: 5 objects of 0 megapixels together are kept in memory" in caplog.text
 
 
 def test_images_without_a_txt_are_told_once(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Images cut to the boxes of their objects: image classification from detection data."""
 
 import io
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,17 @@ from hf_sft.loaders.objects import Annotated, Parts, Thing, few, refuse
 
 SOURCE = "source"  # the column that names the image a crop was cut from
 SQUEEZE = 1  # of PNG: quick; the crops are decoded often and stored once
+PER_PIXEL = 2  # bytes of a photo's PNG, at most and about: 1.2 in BCCD
+MUCH = 500e6  # bytes of crops that are told before they are cut
+
+log = logging.getLogger(__name__)
 
 
 def as_crops(parts: Parts, names: Sequence[str], margin: float) -> DatasetDict:
     """Every object as an image of its own; regions of crowds are left out.
 
-    Every image is decoded once, in parallel; crops are kept in memory as PNG.
+    Every image is decoded once, in parallel; crops are kept in memory as PNG, and how much that
+    will be is told where it is MUCH.
 
     Raises:
         DataError: images that cannot be decoded, boxes of no pixel inside their image.
@@ -27,6 +33,7 @@ def as_crops(parts: Parts, names: Sequence[str], margin: float) -> DatasetDict:
     features = Features(
         {"image": Image(), "label": ClassLabel(names=list(names)), SOURCE: Value("string")}
     )
+    _tell_size(parts, margin)
     data, problems = DatasetDict(), []
     for split, images in parts.items():
         columns = {"image": [], "label": [], SOURCE: []}
@@ -43,6 +50,24 @@ def as_crops(parts: Parts, names: Sequence[str], margin: float) -> DatasetDict:
             data[split] = Dataset.from_dict(columns, features=features)
     refuse(problems)
     return data
+
+
+def _tell_size(parts: Parts, margin: float) -> None:
+    """Log the memory that the crops will take, where it is MUCH."""
+    count = pixels = 0
+    for images in parts.values():
+        for image in images:
+            for thing in singles(image):
+                left, upper, right, lower = edges(thing.box, image.width, image.height, margin)
+                pixels += max(0, right - left) * max(0, lower - upper)
+                count += 1
+    if pixels * PER_PIXEL > MUCH:
+        log.warning(
+            "data.crops: %s objects of %.0f megapixels together are kept in memory as PNG, up to "
+            "about %.1f GB, and twice that while they are cut. If that is too much, cut them into "
+            "files in a folder for each class, and read those with image-folder.",
+            *(f"{count:,}", pixels / 1e6, pixels * PER_PIXEL / 1e9),
+        )
 
 
 def source_of(image: Annotated) -> str:
