@@ -35,6 +35,18 @@ def leave_out_unlabelled(
     return [f"{split} is left out: none of its rows has a label." for split in bare]
 
 
+def read_both_colours(block: dict[str, Any]) -> list[str]:
+    """White in masks of black and white is a class, though 255 is mostly none."""
+    palette = block.get("palette")
+    if not isinstance(palette, dict) or list(palette.values()) != [[0] * 3, [255] * 3]:
+        return []
+    name = list(palette)[1]
+    return [
+        f"The masks hold 0 and 255 alone: 255 is read as the class {name!r}, by palette, and not "
+        "as no class. Give the two their names."
+    ]
+
+
 def carve_test(data: DatasetDict, block: dict[str, Any]) -> list[str]:
     """A share of train as test split where there is none to measure on."""
     if "test" in data:

@@ -13,6 +13,7 @@ from hf_sft.images import each, problem_of
 MASKS = ("masks", "mask", "segmentationclass", "labels", "annotations", "gt", "gtfine")
 PICTURES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos")
 VOID = 255  # what most sets paint over what is no class
+BINARY = ("background", "object")  # names of 0 and VOID where masks hold nothing else
 SEEN = 200  # masks that are looked at to find the classes
 MOST_CLASSES = 256
 LEAST_PAIRS = 0.5  # share of images that have a mask, for two folders to belong together
@@ -69,9 +70,24 @@ def _classes(path: Path, masks: Sequence[Path]) -> dict[str, Any]:
     if colours:
         named = {f"class_{i}": list(colour) for i, colour in enumerate(colours[:MOST_CLASSES])}
         return {"palette": named}
+    if numbers == {0, VOID} and (palette := _both(path, sorted(masks)[::step])):
+        return {"palette": palette}
     if (path / "classes.txt").is_file() or not numbers - {VOID}:
         return {}
-    return {"classes": [f"class_{number}" for number in range(max(numbers - {VOID}) + 1)]}
+    count = max(2, *(number + 1 for number in numbers - {VOID}))
+    return {"classes": [f"class_{number}" for number in range(count)]}
+
+
+def _both(path: Path, masks: Sequence[Path]) -> dict[str, list[int]] | None:
+    """The palette of masks of 0 and 255 alone, where 255 is a class; None if it needs no two."""
+    seen = {colour for colours in each(_colours, masks) for colour in colours}
+    if len(seen) != len(BINARY):
+        return None
+    file = path / "classes.txt"
+    text = file.read_text("utf-8-sig") if file.is_file() else ""
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = names if len(set(names)) == len(names) == len(BINARY) else BINARY
+    return {name: list(colour) for name, colour in zip(names, sorted(seen), strict=True)}
 
 
 def _values(path: Path) -> list[int | tuple[int, int, int]] | None:
@@ -81,5 +97,15 @@ def _values(path: Path) -> list[int | tuple[int, int, int]] | None:
     with Picture.open(path) as picture:
         if picture.mode not in ("RGB", "RGBA"):
             return np.unique(np.asarray(picture)).astype(int).tolist()
+    return _colours(path)
+
+
+def _colours(path: Path) -> list[tuple[int, int, int]]:
+    """The colours in a mask; none of a broken one, or one of 16 bits."""
+    if problem_of(path) is not None:
+        return []
+    with Picture.open(path) as picture:
+        if picture.mode.startswith("I"):
+            return []
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     return [tuple(colour) for colour in np.unique(pixels, axis=0).tolist()]

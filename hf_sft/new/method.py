@@ -1,6 +1,6 @@
 """What a new recipe starts with for each task: a source, a method, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 HOLD_FUNCTION = {"type": "similarity", "weight": 10.0}
@@ -30,6 +30,7 @@ class Method:
         training: of TrainingArguments; the number of epochs follows from the data.
         why: a comment above them.
         limit: tokens that this source reads; None where longer texts are read in windows.
+        models: the source for some of the values of ``task.problem``.
     """
 
     model: str
@@ -37,6 +38,11 @@ class Method:
     training: dict[str, Any]
     why: str = BEST_PAIR
     limit: int | None = 512
+    models: dict[str, str] = field(default_factory=dict)
+
+    def source(self, task: dict[str, Any]) -> str:
+        """The source for a ``task`` block."""
+        return self.models.get(str(task.get("problem")), self.model)
 
 
 TUNED = {
@@ -77,6 +83,7 @@ METHODS = {
         BATCH | {"learning_rate": 6e-5, "per_device_train_batch_size": 4, "num_train_epochs": 40},
         UNMEASURED,
         None,
+        {"instance": "facebook/mask2former-swin-tiny-coco-instance"},
     ),
     "masked-image-modeling": Method(
         "google/vit-base-patch16-224-in21k", PULLED, BATCH, OLD_HEAD, None

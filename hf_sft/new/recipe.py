@@ -23,7 +23,13 @@ from hf_sft.loaders.splits import split as carve
 from hf_sft.new.column_roles import Roles
 from hf_sft.new.columns import roles
 from hf_sft.new.data import data_block
-from hf_sft.new.decisions import both_sides, carve_test, keep_classes, leave_out_unlabelled
+from hf_sft.new.decisions import (
+    both_sides,
+    carve_test,
+    keep_classes,
+    leave_out_unlabelled,
+    read_both_colours,
+)
 from hf_sft.new.findings import Finding
 from hf_sft.new.look import Labels, labels_of, look
 from hf_sft.new.method import METHODS, Method, epochs
@@ -114,7 +120,7 @@ def propose(
     method = _method(task)
     raw: dict[str, Any] = {"task": {"type": task}}
     raw["data"], name = data_block(task, given, folder)
-    raw["model"] = {"name": model_name(model, folder) if model else method.model}
+    raw["model"] = {"name": model_name(model, folder) if model else None}
     for override in overrides:
         apply_override(raw, override)
     locate = locator(folder)
@@ -123,8 +129,10 @@ def propose(
     seen = _flat(data) if task == "translation" else data
     found = roles(task, seen["train"], raw["task"])
     raw["task"] |= found.keys
+    _name_source(raw, method)
     labels = {split: labels_of(rows, found) for split, rows in data.items()}
-    decisions = reading.decisions + leave_out_unlabelled(data, found, labels, raw["data"])
+    decisions = reading.decisions + read_both_colours(raw["data"])
+    decisions += leave_out_unlabelled(data, found, labels, raw["data"])
     decisions += carve_test(data, raw["data"])
     if found.per_row:
         decisions += keep_classes(labels, raw["data"])
@@ -186,6 +194,12 @@ def _flat(data: DatasetDict) -> DatasetDict:
     """The Hub's column ``translation`` ({language: text}) as a column for each language."""
     nested = [c for c, kind in data["train"].features.items() if isinstance(kind, dict)]
     return DatasetDict({s: rows.flatten() for s, rows in data.items()}) if nested else data
+
+
+def _name_source(raw: dict[str, Any], method: Method) -> None:
+    """The method's source for what the data turned out to be, where none was named."""
+    if isinstance(raw["model"], dict) and raw["model"].get("name") is None:
+        raw["model"] = raw["model"] | {"name": method.source(raw["task"])}
 
 
 def _add_method(raw: dict[str, Any], method: Method, rows: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hf_sft import images
 from hf_sft.errors import DataError, listing
 from hf_sft.tasks.labels import first_few
+from hf_sft.tasks.segmentation_ignored import ignored_share, refuse_one_class
 from hf_sft.tasks.segmentation_masks import (
     IGNORED,
     class_map,
@@ -69,12 +70,22 @@ class Semantic:
         if problems := [line for lines, _ in looked.values() for line in lines]:
             raise DataError("\n".join(problems))
         seen = {split: found for split, (_, found) in looked.items()}
+        trained = {number for found in seen["train"] for number in found}
+        self._refuse_one_class(data["train"], trained, names)
         if names is None:
             _refuse_nameless(seen)
-        trained = {number for found in seen["train"] for number in found}
-        if rare := [name for number, name in enumerate(names) if number not in trained]:
-            log.warning("data.train: no pixel of %s.", listing(rare))
         return DatasetDict({s: _with_classes(data[s], seen[s], names) for s in data})
+
+    def _refuse_one_class(self, rows: Dataset, trained: set[int], names: list | None) -> None:
+        """Tell the classes of which train has no pixel, and refuse it where one is left."""
+        rare = [name for number, name in enumerate(names or []) if number not in trained]
+        if not rare and len(trained) > 1:
+            return
+        share = ignored_share(rows, self.mask, self.ignore_index)
+        refuse_one_class(trained, names, self.ignore_index, share, int(self.reduce_labels))
+        lost = f" {share:.0%} of all pixels are {self.ignore_index}, task.ignore_index, no class."
+        if rare:
+            log.warning("data.train: no pixel of %s.%s", listing(rare), lost if share else "")
 
     def _known_names(self, rows: Dataset) -> list[str] | None:
         """The task's classes, the loader's, or None."""
