@@ -239,6 +239,16 @@ def test_what_a_tokenizer_lacks_is_told(settings, words):
         TextGeneration(**settings).prepare(processor, model)
 
 
+@pytest.mark.parametrize("said", ["", " \n"])
+def test_an_empty_answer_is_refused_by_row(said):
+    data = DatasetDict(train=Dataset.from_list([PAIRS[0], {"prompt": "a", "completion": said}]))
+    with pytest.raises(DataError, match="data.train row 2: 'completion' is empty"):
+        TextGeneration(**PAIR).check(data)
+    data = DatasetDict(train=Dataset.from_list([chat("a", "b"), chat("a", "b", "c", said)]))
+    with pytest.raises(DataError, match=r"row 2: 'messages' has an empty answer \(turn 4\)"):
+        TextGeneration(messages="messages").check(data)
+
+
 # ---- whole runs ----
 
 

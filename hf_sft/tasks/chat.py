@@ -6,6 +6,7 @@ from datasets import Dataset
 from jinja2 import TemplateError
 
 from hf_sft.errors import DataError
+from hf_sft.tasks.text_inputs import SILENCE
 
 Span = tuple[int, int]  # characters [start, end)
 
@@ -70,7 +71,14 @@ def problem(messages: Any, answered: bool) -> str | None:
             )
     if answered and not any(one["role"] == "assistant" for one in messages[1:]):
         return "has no turn of the assistant after the first, so that nothing can be learned"
+    silent = [n for n, one in enumerate(messages, 1) if n > 1 and _says_nothing(one)]
+    if answered and silent:
+        return f"has an empty answer (turn {silent[0]}): {SILENCE}"
     return None
+
+
+def _says_nothing(turn: dict) -> bool:
+    return turn["role"] == "assistant" and not turn["content"].strip()
 
 
 KEYS = ("role", "content")

@@ -20,7 +20,7 @@ from hf_sft.tasks.language_collator import LanguageCollator
 from hf_sft.tasks.language_metrics import SCALARS, StreamingLanguage, token_sums
 from hf_sft.tasks.packing import packed, refuse_leak
 from hf_sft.tasks.text_generation_encoding import encode_row, prompt_ids
-from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
+from hf_sft.tasks.text_inputs import as_text, empty_texts, lines_or_table, no_classes, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ class TextGeneration(Task):
         if self.messages is None:
             named = [name for name in self.columns().values() if name in rows.column_names]
             columns = [name for name in named if name != self.input]  # it may be missing
-            return text_problems(place, rows, columns)
+            silent = empty_texts(place, rows, self.completion) if answered else []
+            return text_problems(place, rows, columns) or silent
         found = [chat.problem(one, answered) for one in rows[self.messages]]
         lines = [f"row {i}: {self.messages!r} {p}." for i, p in enumerate(found, 1) if p]
         return first_few(place, lines)

@@ -12,6 +12,8 @@ from hf_sft.tasks.labels import first_few
 
 log = logging.getLogger(__name__)
 
+SILENCE = "the model would learn to say nothing. Write one, or remove the row"
+
 
 def as_text(rows: Dataset, columns: Sequence[str]) -> Dataset:
     """The rows with these columns as text where they hold numbers: a text may be the number 7."""
@@ -28,6 +30,16 @@ def text_problems(place: str, rows: Dataset, columns: Sequence[str]) -> list[str
         for column in columns
         for number, value in enumerate(rows[column], 1)
         if not isinstance(value, str)
+    ]
+    return first_few(place, problems)
+
+
+def empty_texts(place: str, rows: Dataset, column: str | None) -> list[str]:
+    """A line for each of the first answers in a column, if there is one, that say nothing."""
+    problems = [
+        f"row {number}: {column!r} is empty: {SILENCE}."
+        for number, text in enumerate(rows[column] if column else [], 1)
+        if isinstance(text, str) and not text.strip()
     ]
     return first_few(place, problems)
 
