@@ -1,5 +1,6 @@
 """Tables in files, csv, tsv, json, jsonl (also .gz) and parquet, as typed rows; faults by line."""
 
+import bisect
 import csv
 import gzip
 import io
@@ -186,17 +187,18 @@ def _typed(column: Any) -> list:
 
 
 def _json_columns(text: str, lines: bool, where: str) -> dict[str, list]:
+    whole = None
     try:
         found = None if lines else json.loads(text)
-    except ValueError:
-        found = None
+    except ValueError as error:
+        found, whole = None, error
     if isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
         if len({len(values) for values in found.values()}) > 1:
             sizes = listing(f"{name} {len(values)}" for name, values in found.items())
             raise DataError(f"{where}: its lists have different lengths ({sizes}).")
         return found
     found = [found] if isinstance(found, dict) else found
-    rows = list(enumerate(found, 1)) if isinstance(found, list) else _json_lines(text, where)
+    rows = list(enumerate(found, 1)) if isinstance(found, list) else _json_lines(text, where, whole)
     for number, row in rows:
         if not isinstance(row, dict):
             raise DataError(f"{where} row {number} is {str(row)[:40]!r}; wanted: {FORMS}.")
@@ -206,14 +208,23 @@ def _json_columns(text: str, lines: bool, where: str) -> dict[str, list]:
     return {name: [row.get(name) for _, row in rows] for name in names}
 
 
-def _json_lines(text: str, where: str) -> list[tuple[int, Any]]:
+def _json_lines(text: str, where: str, whole: Any = None) -> list[tuple[int, Any]]:
+    """Number and object of every line; ``whole``: why the text is no single json.
+
+    Raises:
+        DataError: a line is none, with its number; of a text whose first line is none, the line at
+            which the whole of it breaks off.
+    """
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if line.strip():
                 rows.append((number, json.loads(line)))
         except ValueError as error:
-            raise DataError(f"{where} line {number}: {error}. Wanted: {FORMS}.") from error
+            told = error if rows or not isinstance(whole, json.JSONDecodeError) else whole
+            place = number if told is error else whole.lineno
+            said = str(told).partition(": line ")[0]  # its own line is counted from this text's
+            raise DataError(f"{where} line {place}: {said}. Wanted: {FORMS}.") from error
     return rows
 
 
@@ -221,6 +232,16 @@ def _array(values: list, name: str, where: str) -> Any:
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
+        first = bisect.bisect_left(range(1, len(values)), True, key=lambda n: _mixed(values[:n]))
         raise DataError(
-            f"{where}: column {name!r} mixes types ({error}). Give all its values one type."
+            f"{where} row {first + 1}: column {name!r} mixes types ({error}); here it has "
+            f"{values[first]!r:.60}. Give all its values one type."
         ) from error
+
+
+def _mixed(values: list) -> bool:
+    try:
+        pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return True
+    return False

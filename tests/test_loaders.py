@@ -145,7 +145,10 @@ def test_a_header_with_commas_is_one(tmp_path, caplog):
      ("w.json", '"word"', ["wanted"]),
      ("e.json", "[]", ["no rows"]),
      ("u.json", '{"text": ["a"], "label": []}', ["different lengths", "text 1", "label 0"]),
-     ("m.jsonl", '{"label": 1}\n{"label": "x"}\n', ["'label'", "mixes types"])],
+     ("m.jsonl", '{"label": 1}\n{"label": "x"}\n', ["row 2", "'label'", "mixes types", "has 'x'"]),
+     ("chat.jsonl", '{"m": [{"a": "b"}]}\n' * 3 + '{"m": "x"}\n', ["row 4", "'m' mixes"]),
+     ("broken.jsonl", '{"a": 1}\n{"a": 2\n', ["line 2: Expecting ',' delimiter. "]),
+     ("broken.json", '[{"a": 1},\n{"a" 2}]\n', ["line 2: Expecting ':' delimiter. "])],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_place_and_remedy(tmp_path, name, content, words):
     message = refused(tmp_path, name, content)
