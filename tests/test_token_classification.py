@@ -34,6 +34,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.resources import locator
 from hf_sft.running import run
 from hf_sft.tasks import TokenClassification
+from hf_sft.tasks.tag_columns import TagColumns
 from hf_sft.tasks.tag_schemes import detect, faults, in_order, repaired, spans
 from hf_sft.tasks.tagging import mistakes
 from hf_sft.tasks.token_classification_metrics import StreamingTags, first_answers
@@ -686,3 +687,11 @@ def test_the_loss_is_the_same_for_every_batch_size(tmp_path, source):
         report = run(recipe(tmp_path, source, training=args))
         found.append(report.data["metrics"]["test"]["loss"])
     assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("odd", ["X-per", "PER"])
+def test_the_first_tag_of_no_scheme_is_pointed_at(odd):
+    rows = {"tokens": [["a", "b"], ["c", "d"]], "tags": [["O", "B-PER"], ["B-PER", odd]]}
+    data = DatasetDict(train=Dataset.from_dict(rows))
+    with pytest.raises(DataError, match=rf"The first: '{odd}' at row 2, word 2 \('d'\)"):
+        TagColumns("tokens", "tags").encoded(data, False, None)

@@ -51,7 +51,8 @@ class TagColumns:
         try:
             scheme = self.scheme or tag_schemes.detect(known)
         except DataError as error:
-            raise DataError(f"data.train: {error}") from error
+            first = self._first_odd(data["train"], tags["train"], known)
+            raise DataError(f"data.train: {error}{first}") from error
         if odd := tag_schemes.misfits(known, scheme):
             raise DataError(f"task.scheme: {scheme} has no tags like {listing(odd)}.")
         names = self._names(data["train"], known, scheme)
@@ -111,6 +112,15 @@ class TagColumns:
     def _known(self, train: Dataset, tags: Tags) -> list[str]:
         feature = train.features[self.tags].feature
         return self.order or getattr(feature, "names", None) or sorted({t for s in tags for t in s})
+
+    def _first_odd(self, rows: Dataset, tags: Tags, known: list[str]) -> str:
+        """Where a tag first stands that is not of the scheme which knows the most of them."""
+        odd = min((tag_schemes.misfits(known, s) for s in ("BIO", "BIOES", "BILOU")), key=len)
+        for row, sentence in enumerate(tags):
+            for word, tag in enumerate(sentence):
+                if tag in odd:
+                    return f" The first: {tag!r} at {_place(rows, row, word, self.tokens)}."
+        return ""
 
     def _names(self, train: Dataset, known: list[str], scheme: Scheme) -> list[str]:
         settled = self.order or isinstance(train.features[self.tags].feature, ClassLabel)
