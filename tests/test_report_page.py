@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from hf_sft.reporting import card, charts, report_page
-from hf_sft.reporting.report import Report
+from hf_sft.reporting.report import Report, origin
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -402,3 +402,8 @@ def test_labels_that_look_like_paths_are_kept():
 )
 def test_the_data_is_named_without_its_folders(data, name):
     assert report_page.dataset_name({"data": data}) == name
+
+
+def test_a_head_of_another_groups_weights_is_tied_not_new():
+    assert origin({"parameters": 0}) == "tied"
+    assert origin({"parameters": 8}) == "new"

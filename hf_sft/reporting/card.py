@@ -12,7 +12,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
 from hf_sft.reporting import report_page as page
-from hf_sft.reporting.report import Report
+from hf_sft.reporting.report import Report, origin
 from hf_sft.reporting.usage import is_timm, usage
 
 SCORES = ("precision", "recall", "f1")
@@ -182,7 +182,7 @@ def drift(groups: list[dict[str, Any]]) -> str:
     rows = []
     for group in groups:
         relative = group["relative_drift"]
-        share = "new" if relative is None else f"{100 * relative:.3g} %"
+        share = origin(group) if relative is None else f"{100 * relative:.3g} %"
         state = f"{group['trainable']:,}" if group["trainable"] else "frozen"
         pulled = "–" if group["lambda"] is None else page.setting(group["lambda"])
         alike = "–" if group.get("cka") is None else f"{group['cka']:.4f}"

@@ -78,7 +78,9 @@ class Report:
                 group["name"],
                 f"{group['trainable']:,}",
                 "-" if group["drift"] is None else f"{group['drift']:.4g}",
-                "new" if group["drift"] is None else f"{100 * group['relative_drift']:.3f} %",
+                f"{100 * group['relative_drift']:.3f} %"
+                if group["drift"] is not None
+                else origin(group),
             ]
             for group in data["groups"]
         ]
@@ -105,6 +107,11 @@ class Report:
         if not kept["examples"]:
             return f"{frozen}\nThe source's function was not measured."
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."
+
+
+def origin(group: dict[str, Any]) -> str:
+    """What a layer group is that holds nothing of the source: new, or another group's weights."""
+    return "new" if group["parameters"] else "tied"
 
 
 def _shown(value: float | str | None) -> str:

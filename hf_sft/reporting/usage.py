@@ -37,11 +37,12 @@ def classes(task: str, settings: dict[str, Any] | None = None) -> tuple[str, str
 
     ``settings``: the recipe's ``task`` block; some tasks have models of several classes.
     """
+    found = None
     try:
         found = find(Task, task)
         found = found.model_validate(settings) if settings else found
     except (UserError, ValidationError):  # a report of a plug-in or a version that is not here
-        found = None
+        pass
     guess = "AutoModelFor" + task.title().replace("-", "")
     names = getattr(found, "auto_class", guess), getattr(found, "auto_processor", "AutoProcessor")
     return names if all(isinstance(name, str) for name in names) else (guess, "AutoProcessor")
