@@ -42,10 +42,10 @@ class Adapter(Component):
 class LoRA(Adapter):
     """LoRA (Hu et al. 2022, arXiv 2106.09685): W = W⁰ + s·B·A, W⁰ frozen, s = α/r.
 
-    The keys are those of ``peft.LoraConfig``. ``target_modules``: ends of the names of linear,
-    embedding or convolution layers, a regular expression, or ``all-linear``; peft's own choice for
-    the architecture by default. ``use_rslora``: s = α/√r. B starts at 0, so that training starts at
-    the source. What is new, such as a head, trains whole.
+    The keys are named as in ``peft.LoraConfig``, of which these are a part. ``target_modules``:
+    ends of the names of linear, embedding or convolution layers, a regular expression, or
+    ``all-linear``; peft's own choice for the architecture by default. ``use_rslora``: s = α/√r. B
+    starts at 0, so that training starts at the source. What is new, such as a head, trains whole.
     """
 
     type: Literal["lora"] = "lora"

@@ -32,7 +32,8 @@ class ObjectDetection(Task):
     """Images and the boxes in them, decoded and resized by the model's own image processor.
 
     ``image_size``: one number is a square that every image is stretched to; two are the shorter
-    edge and the most that the longer one may have. ``box_format``: how the data write a box, in
+    edge and the most that the longer one may have, for models that take a ``pixel_mask``.
+    ``box_format``: how the data write a box, in
     pixels. ``threshold``: the score from which a prediction is told. See `augmentation` for
     ``augment``.
     """
@@ -118,10 +119,12 @@ class ObjectDetection(Task):
 
     def _refuse_padding(self, processor: Any, model: Any) -> None:
         if not {"height", "width"} <= set(dict(processor.size)):
+            given = self.image_size or "not given"
             raise SourceError(
-                f"task.image_size: {type(model).__name__} takes no pixel_mask and would see the "
-                "padding of images of unlike form as a part of them. Give one number, the square "
-                "that every image is stretched to: image_size: 512."
+                f"task.image_size: {given}, so that images keep their form "
+                f"({dict(processor.size)}); but {type(model).__name__} takes no pixel_mask and "
+                "would see their padding as a part of them. Give one number, the square that every "
+                "image is stretched to: image_size: 512."
             )
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
