@@ -21,6 +21,9 @@ EXPERIMENTS = {
     "digits": ("digits", "Digits"),
     "banking77": ("banking", "Banking"),
     "lite0": ("lite0", "Lite0"),
+    "banking77-5": ("banking", "Sized", Ledger(LEDGER), "banking77", 5, 8, 20),
+    "banking77-30": ("banking", "Sized", Ledger(LEDGER), "banking77", 30, 4, 20),
+    "clinc150-10": ("banking", "Sized", Ledger(LEDGER), "clinc150", 10, 8, 10),
     **{
         f"probe-{data}-{count}": ("probes", "Probes", data, count)
         for data, count in (

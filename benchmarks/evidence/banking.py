@@ -1,7 +1,8 @@
-"""MiniLM, mean pooling, on BANKING77 at 10 examples per class."""
+"""MiniLM, mean pooling, on few sentences of each intent of BANKING77 or CLINC150."""
 
 import copy
 import csv
+import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from arms import SELECTION_SEED, Arm
 from datasets import Dataset
+from driver import chosen
+from ledger import Ledger
 from mean_pooled_bert import MeanPooledBert, embedded
 from scipy.stats import spearmanr
 from torch import nn
@@ -18,9 +21,8 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
 
 from hf_sft.resources import locator
 
-PER_CLASS, VALIDATION, TEST, CLASSES, PAIRED = 10, 10, 20, 77, 256
+VALIDATION, PAIRED = 10, 256
 OWN = {
-    "num_train_epochs": 8,
     "per_device_train_batch_size": 32,
     "train_sampling_strategy": "group_by_length",
     "warmup_steps": 0.1,
@@ -77,7 +79,7 @@ ARMS = (
 
 
 def data_folder() -> Path:
-    """Where the csv files are.
+    """Where the data sets are.
 
     Raises:
         SystemExit: the environment does not say.
@@ -86,25 +88,52 @@ def data_folder() -> Path:
     if not folder:
         raise SystemExit(
             "HF_SFT_DATA: set it to a folder with banking77/train.csv and banking77/test.csv "
-            "(https://github.com/PolyAI-LDN/task-specific-datasets, banking_data)."
+            "(https://github.com/PolyAI-LDN/task-specific-datasets, banking_data) and "
+            "clinc150_small/data_small.json (https://github.com/clinc/oos-eval, data)."
         )
     return Path(folder)
 
 
-class Banking:
-    """What the driver asks of an experiment: name, arms, seeds, measure."""
+def tables(data: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(text, intent) of train and test."""
+    if data == "clinc150":
+        found = json.loads((data_folder() / "clinc150_small" / "data_small.json").read_text())
+        return found["train"], found["test"]
+    both = []
+    for split in ("train", "test"):
+        with (data_folder() / data / f"{split}.csv").open() as file:
+            both.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
+    return tuple(both)
 
-    name, arms, seeds = "banking77", ARMS, range(5)
-    title = "MiniLM on BANKING77, 10 per class"
+
+class Intents:
+    """What the driver asks of an experiment: name, arms, seeds, measure.
+
+    Args:
+        data: ``banking77`` or ``clinc150``.
+        per_class: sentences of each intent to train on.
+        epochs: over them.
+        test: of each intent of the test split.
+    """
+
     retained = "retention (Spearman × 100)"
-    setting = (
-        f"77 intents, {PER_CLASS * CLASSES} training sentences, 8 epochs of batch 32, AdamW, 10 % "
-        f"warm-up, linear decay, bf16 autocast, embeddings averaged over tokens; the head's "
-        f"learning rate is {HEAD_RATE:g} in every arm. Accuracy on {TEST * CLASSES} test sentences "
-        f"({TEST} per class). Retention is Spearman's correlation of the pairwise cosines of "
-        f"{PAIRED} test sentences under the tuned and the source model: 100 is the source itself. "
-        f"LP-FT probes the head for the first 30 % of the same 8 epochs."
-    )
+
+    def __init__(self, data: str, per_class: int, epochs: int, test: int):
+        self.data, self.per_class, self.epochs, self.per_class_test = data, per_class, epochs, test
+        self.title = f"MiniLM on {data.upper()}, {per_class} per class"
+
+    @property
+    def setting(self) -> str:
+        classes = len(self.classes)
+        return (
+            f"{classes} intents, {self.per_class * classes} training sentences, {self.epochs} "
+            f"epochs of batch 32, AdamW, 10 % warm-up, linear decay, bf16 autocast, embeddings "
+            f"averaged over tokens; the head's learning rate is {HEAD_RATE:g} in every arm. "
+            f"Accuracy on {self.per_class_test * classes} test sentences ({self.per_class_test} "
+            f"per class). Retention is Spearman's correlation of the pairwise cosines of {PAIRED} "
+            "test sentences under the tuned and the source model: 100 is the source itself. "
+            f"LP-FT probes the head for the first 30 % of the same {self.epochs} epochs."
+        )
 
     @cached_property
     def folder(self) -> str:
@@ -116,38 +145,45 @@ class Banking:
 
     @cached_property
     def source(self):
-        return MeanPooledBert.from_pretrained(self.folder, num_labels=CLASSES)
+        return MeanPooledBert.from_pretrained(self.folder, num_labels=len(self.classes))
+
+    @cached_property
+    def texts(self) -> dict[str, list[tuple[str, str]]]:
+        """(text, intent) by split."""
+        return dict(zip(("train", "test"), tables(self.data), strict=True))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return sorted({label for _, label in self.texts["train"]})
 
     @cached_property
     def tables(self) -> dict[str, Dataset]:
         """Both splits, encoded."""
         found = {}
-        for split in ("train", "test"):
-            with (data_folder() / "banking77" / f"{split}.csv").open() as file:
-                rows = list(csv.DictReader(file))
-            names = sorted({row["category"] for row in rows})
-            texts = self.tokenizer([r["text"] for r in rows], truncation=True, max_length=64)
-            labels = [names.index(row["category"]) for row in rows]
+        for split, rows in self.texts.items():
+            texts = self.tokenizer([text for text, _ in rows], truncation=True, max_length=64)
+            labels = [self.classes.index(label) for _, label in rows]
             found[split] = Dataset.from_dict({**texts, "labels": labels})
         return found
 
     def draw(self, seed: int) -> tuple[Dataset, Dataset]:
-        """10 rows of each class to train on, 10 others to validate on."""
+        """Rows of each class to train on, and 10 others to validate on."""
         labels = np.array(self.tables["train"]["labels"])
         generator = np.random.default_rng(seed)
         train_rows, validation = [], []
-        for label in range(CLASSES):
+        for label in range(len(self.classes)):
             order = generator.permutation(np.flatnonzero(labels == label))
-            train_rows += order[:PER_CLASS].tolist()
-            validation += order[PER_CLASS : PER_CLASS + VALIDATION].tolist()
+            train_rows += order[: self.per_class].tolist()
+            validation += order[self.per_class : self.per_class + VALIDATION].tolist()
         return self.tables["train"].select(train_rows), self.tables["train"].select(validation)
 
     @cached_property
     def test(self) -> Dataset:
-        """20 rows of each class of the test split, half of it."""
+        """As many rows of each class of the test split, shuffled."""
         labels = np.array(self.tables["test"]["labels"])
         order = np.random.default_rng(0).permutation(len(labels))
-        chosen = [order[labels[order] == label][:TEST] for label in range(CLASSES)]
+        classes = range(len(self.classes))
+        chosen = [order[labels[order] == label][: self.per_class_test] for label in classes]
         return self.tables["test"].select(np.concatenate(chosen)).shuffle(seed=0)
 
     def batches(self, rows: Dataset) -> list[dict]:
@@ -170,7 +206,7 @@ class Banking:
             few,
             settings,
             seed,
-            OWN,
+            OWN | {"num_train_epochs": self.epochs},
             HEAD_RATE,
             fresh={"classifier.weight", "classifier.bias"},
             data_collator=DataCollatorWithPadding(self.tokenizer),
@@ -195,6 +231,29 @@ class Banking:
             }
         model.load_state_dict(final)
         return found
+
+
+class Banking(Intents):
+    """BANKING77 at 10 per class, where every arm chooses its learning rate and strength."""
+
+    name, arms, seeds = "banking77", ARMS, range(5)
+
+    def __init__(self):
+        super().__init__("banking77", per_class=10, epochs=8, test=20)
+
+
+class Sized(Intents):
+    """Another amount or another set of sentences, with what each arm chose for `Banking`."""
+
+    seeds = range(2)
+
+    def __init__(self, ledger: Ledger, data: str, per_class: int, epochs: int, test: int):
+        super().__init__(data, per_class, epochs, test)
+        self.name = f"{data}-{per_class}"
+        self.arms = tuple(
+            Arm(name, (choice.settings,), variants=(choice.variant,))
+            for name, choice in chosen(Banking(), ledger).items()
+        )
 
 
 def same_geometry(before: torch.Tensor, after: torch.Tensor) -> float:

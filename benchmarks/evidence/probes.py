@@ -1,13 +1,11 @@
 """Linear probes on cached features of MiniLM: the floor that fine-tuning has to beat."""
 
-import csv
-import json
 from functools import lru_cache
 
 import numpy as np
 import torch
 from arms import SELECTION_SEED, Arm
-from banking import data_folder
+from banking import tables
 from mean_pooled_bert import MeanPooledBert
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -76,18 +74,11 @@ def draw(labels: np.ndarray, per_class: int, seed: int) -> tuple[np.ndarray, np.
 @lru_cache
 def splits(data: str) -> tuple[tuple[tuple[str, ...], np.ndarray], ...]:
     """((texts, labels) of train, (texts, labels) of test)."""
-    if data == "banking77":
-        tables = []
-        for split in ("train", "test"):
-            with (data_folder() / data / f"{split}.csv").open() as file:
-                tables.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
-    else:
-        found = json.loads((data_folder() / "clinc150_small" / "data_small.json").read_text())
-        tables = [found["train"], found["test"]]
-    names = sorted({label for _, label in tables[0]})
+    found = tables(data)
+    names = sorted({label for _, label in found[0]})
     return tuple(
         (tuple(text for text, _ in rows), np.array([names.index(label) for _, label in rows]))
-        for rows in tables
+        for rows in found
     )
 
 
