@@ -42,10 +42,17 @@ class Adapter(Component):
 class LoRA(Adapter):
     """LoRA (Hu et al. 2022, arXiv 2106.09685): W = W⁰ + s·B·A, W⁰ frozen, s = α/r.
 
-    The keys are named as in ``peft.LoraConfig``, of which these are a part. ``target_modules``:
-    ends of the names of linear, embedding or convolution layers, a regular expression, or
-    ``all-linear``; peft's own choice for the architecture by default. ``use_rslora``: s = α/√r. B
-    starts at 0, so that training starts at the source. What is new, such as a head, trains whole.
+    The keys are named as in ``peft.LoraConfig``, of which these are a part. B starts at 0, so that
+    training starts at the source. What is new, such as a head, trains whole.
+
+    Keys:
+        r: the rank.
+        lora_alpha: α.
+        target_modules: ends of the names of linear, embedding or convolution layers, a regular
+            expression, or all-linear; peft's choice for the architecture by default.
+        lora_dropout: on what goes into the adapters.
+        use_rslora: s = α/√r.
+        use_dora: refused; it does more than add s·B·A.
     """
 
     type: Literal["lora"] = "lora"

@@ -22,7 +22,12 @@ class Average(Component):
 
 
 class ExponentialAverage(Average):
-    """θ̄_t = d_t·θ̄_{t−1} + (1 − d_t)·θ_t, d_t = ``decay``, or min(decay, (1 + t)/(10 + t))."""
+    """θ̄_t = d_t·θ̄_{t−1} + (1 − d_t)·θ_t, d_t = ``decay``, or min(decay, (1 + t)/(10 + t)).
+
+    Keys:
+        decay: d; near 1 for a long memory.
+        warm_up: forget the start sooner, for short runs.
+    """
 
     type: Literal["ema"] = "ema"
     decay: float = Field(0.999, ge=0, lt=1)
@@ -33,7 +38,11 @@ class ExponentialAverage(Average):
 
 
 class StochasticAverage(Average):
-    """θ̄ = mean of θ_t over the last ``share_of_training`` (SWA, Izmailov et al. 2018)."""
+    """θ̄ = mean of θ_t over the last ``share_of_training`` (SWA, Izmailov et al. 2018).
+
+    Keys:
+        share_of_training: the steps at the end whose mean is taken.
+    """
 
     type: Literal["swa"] = "swa"
     share_of_training: float = Field(0.25, gt=0, le=1)

@@ -17,9 +17,11 @@ KEYS = ("role", "name", "depth")
 class Rule(BaseModel):
     """Parameters that fit every key given; with no key given, all of them.
 
-    ``role``: what the parameter is (weight, bias, norm, embedding) or where it stands (stem, block,
-    head). ``name``: a shell glob on its full name. ``depth``: the number of its block, from 0, or
-    the first and the last of several, both included; negative numbers count from the last block.
+    Keys:
+        role: what it is (weight, bias, norm, embedding) or where it stands (stem, block, head).
+        name: a shell glob on the parameter's full name.
+        depth: the number of its block, from 0, or the first and the last of several, both included;
+            negative numbers count from the last block.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

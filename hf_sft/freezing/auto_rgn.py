@@ -24,6 +24,10 @@ class AutoRGN(FreezePolicy):
     Lee et al. 2023, "Surgical fine-tuning" (ICLR, arXiv 2210.11466): mean rank 1.29 of 6 methods on
     7 shifts. Their code builds Adam anew each epoch; here its moments stay. Cost: two norms for
     each tensor, in ``batches`` steps of an interval; one optimizer group for each tensor.
+
+    Keys:
+        batches: steps over which the norms are averaged.
+        every: the share of training between two measurements.
     """
 
     dynamic: ClassVar[bool] = True

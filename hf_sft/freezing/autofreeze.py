@@ -26,6 +26,10 @@ class AutoFreeze(FreezePolicy):
     Liu, Agarwal and Venkataraman 2021, "AutoFreeze" (arXiv 2102.01386): up to 2.55 times faster on
     one GPU with cached activations at the same accuracy (abstract). Cost: one norm for each tensor
     and step, saved again by backward passes that end at the prefix. Memory: as fine-tuning.
+
+    Keys:
+        windows: parts of training, after each of which it is looked at.
+        percentile: of all changes, below which a part freezes.
     """
 
     dynamic: ClassVar[bool] = True

@@ -154,16 +154,19 @@ def _ancestors(name: str) -> list[str]:
 class FreezePolicy(Component):
     """The ``freeze`` block. Types say what trains; the head and what is fresh always do.
 
-    Three switches decide the normalisation layers by themselves. ``norm_affine``: their scale and
-    shift train with the layers around them (follow), always, or never. ``norm_statistics``: their
-    running statistics move likewise. ``norm_mode``: they normalise by the batch where statistics
-    move (follow), always by the batch, or always by the running statistics, which then stay.
+    Three switches decide the normalisation layers by themselves.
 
     Attributes:
         dynamic: whether the plan changes over time.
         watches: what `observe` looks at: ``gradients`` after every step, ``score`` after every
             evaluation.
         multiplies: whether the plan has learning-rate multipliers.
+
+    Keys:
+        norm_statistics: running statistics move with the layers around them, always or never.
+        norm_affine: scale and shift train with the layers around them (follow), always, never.
+        norm_mode: normalise by the batch where statistics move (follow), by the batch, or by the
+            running statistics, which then stay.
     """
 
     dynamic: ClassVar[bool] = False

@@ -23,6 +23,11 @@ class Gradual(FreezePolicy):
     a slanted triangular schedule. Lee et al. 2023 (arXiv 2210.11466, table 4): mean rank 4.0 among
     their methods against 2.7 for full fine-tuning. Cost: less than fine-tuning for the same steps,
     no gradients below what is open; memory as fine-tuning in the end.
+
+    Keys:
+        when: at fixed shares of training, or where the score stalls.
+        over: the share of training from which everything is open (schedule).
+        patience: evaluations without a better score (stall).
     """
 
     dynamic: ClassVar[bool] = True

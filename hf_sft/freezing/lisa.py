@@ -21,6 +21,10 @@ class LISA(FreezePolicy):
     20 steps or so; MT-Bench 11 to 37 % above LoRA (abstract). Cost: gradients cross the blocks
     behind the first one drawn, and to the stem. Memory: gradients of ``count`` blocks only; the
     optimizer state of a block stays from its first draw on, so that a later one goes on with it.
+
+    Keys:
+        count: blocks that train at a time.
+        every: the share of training after which others are drawn.
     """
 
     dynamic: ClassVar[bool] = True

@@ -21,6 +21,10 @@ class LPFT(FreezePolicy):
     fine-tuning, 83.5 for probing, 86.5 for LP-FT; out of distribution 66.8, 71.6 and, says the
     abstract, 10 % better than fine-tuning. Cost: less than fine-tuning for the same steps, no
     backbone gradients while probing; memory as fine-tuning.
+
+    Keys:
+        probe: the share of training in which the head trains alone.
+        count: the last blocks that open after it; all by default.
     """
 
     dynamic: ClassVar[bool] = True

@@ -17,7 +17,10 @@ class Surgical(FreezePolicy):
     target. They keep the source's head; a new one has to train. Cost: gradients cross what lies
     behind the block; optimizer state for one block.
 
-    ``block``: its number from 0, from the end where negative, or ``stem``.
+    Keys:
+        block: its number from 0, from the end where negative, or stem.
+
+    Example: {type: surgical, block: 0}
     """
 
     citation: ClassVar[str] = """@inproceedings{lee2023surgical,

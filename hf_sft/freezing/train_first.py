@@ -14,6 +14,9 @@ class TrainFirst(FreezePolicy):
 
     For a change of input rather than of task: Lee et al. 2023, "Surgical fine-tuning" (ICLR, arXiv
     2210.11466). Gradients still have to cross the frozen blocks, so little memory is saved.
+
+    Keys:
+        count: blocks that train, beside the stem.
     """
 
     type: Literal["train-first"] = "train-first"

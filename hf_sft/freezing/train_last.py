@@ -14,6 +14,9 @@ class TrainLast(FreezePolicy):
 
     ``count`` leaves the head out: 0 is linear probing. Li et al. 2018 (arXiv 1802.01483, figure 2):
     freezing the first layers helps plain L2 and brings nothing on top of L2-SP.
+
+    Keys:
+        count: blocks that train.
     """
 
     type: Literal["train-last"] = "train-last"

@@ -16,6 +16,11 @@ class TrainOnly(FreezePolicy):
     Patterns are shell globs on full parameter names, read in order: ``*.attention.*`` opens,
     ``!*.bias`` closes again, and the last that matches a name decides. One that opens or closes
     nothing is an error. In YAML they need quotes.
+
+    Keys:
+        patterns: globs, read in order; ! closes again.
+
+    Example: {type: train-only, patterns: ["*.bias", "!*.LayerNorm.*"]}
     """
 
     type: Literal["train-only"] = "train-only"

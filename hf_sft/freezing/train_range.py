@@ -15,6 +15,11 @@ class TrainRange(FreezePolicy):
     "Surgical fine-tuning" (ICLR, arXiv 2210.11466): on FMoW the last three blocks alone give 44.9
     (worst region), all layers 38.9. Cost: gradients cross what lies behind the range, nothing
     before it; optimizer state for the range only.
+
+    Keys:
+        first, last: block numbers, negative ones from the end.
+
+    Example: {type: train-range, first: -3, last: -2}
     """
 
     type: Literal["train-range"] = "train-range"

@@ -16,10 +16,19 @@ from hf_sft.resources import Locate
 class Loader(Component):
     """The ``data`` block: where the examples are, and how many of them to use.
 
-    ``columns`` renames columns (new name: name in the data; ``objects.category`` is a field of a
-    column, ``objects.category.count`` how many it holds). Splits that are missing are carved
-    from train, stratified and seeded by ``split_seed``; the caps apply after the split.
-    ``group``: a column whose values are never in two parts (article, speaker, patient).
+    Splits that are missing are carved from train, stratified and seeded by ``split_seed``; the caps
+    apply after the split.
+
+    Keys:
+        columns: new name -> name in the data; objects.category is a field of a column,
+            objects.category.count how many it holds.
+        keep_labels: the classes to keep; rows of others are left out.
+        test_fraction: the share carved from train where there is no test split.
+        validation_fraction: the same for validation, where scores steer the training.
+        split_seed: of what is carved.
+        group: a column whose values are never in two parts (article, speaker, patient).
+        per_class: examples of each class of train; all by default.
+        max_train_samples, max_eval_samples: a stratified draw of so many; all by default.
     """
 
     columns: dict[str, str] = {}

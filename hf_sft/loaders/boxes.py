@@ -15,10 +15,13 @@ from hf_sft.resources import Locate
 class BoxLoader(Loader):
     """Detection data: a row per image with its objects, or per object with ``crops``.
 
-    ``crops`` gives image classification: the columns ``image`` (one object, PNG), ``label`` and
-    ``source`` (the image it was cut from). ``margin``: what of its surroundings is cut out with
-    it, on each side, as a share of the box's side. ``group`` is ``source`` then, so that no image
-    has objects in two parts.
+    ``crops`` gives the columns ``image`` (one object, PNG), ``label`` and ``source`` (the image it
+    was cut from). ``group`` is ``source`` then, so that no image has objects in two parts.
+
+    Keys:
+        crops: a row per object, cut out, for image classification; kept in memory as PNG, 1 to
+            2 bytes a pixel, which is told above 500 MB.
+        margin: what is cut out with an object on each side, a share of the box's side.
     """
 
     crops: bool = False

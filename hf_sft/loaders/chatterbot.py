@@ -17,6 +17,10 @@ class Chatterbot(Loader):
     The first statement of every conversation is taken (``statements: first``), or all of them; a
     statement that occurs under several topics has no one answer and is left out, and a repeated
     one counts once. Source of the format: https://github.com/gunthercox/chatterbot-corpus
+
+    Keys:
+        path: the folder of the corpus; the installed English one by default.
+        statements: the first of each conversation, or all.
     """
 
     type: Literal["chatterbot"] = "chatterbot"

@@ -22,6 +22,12 @@ class Clinc(Loader):
     ``oos``), or are left out. Source of the format: Larson et al. 2019, "An Evaluation Dataset for
     Intent Classification and Out-of-Scope Prediction" (EMNLP, arXiv 1909.02027),
     https://github.com/clinc/oos-eval
+
+    Keys:
+        path: the json file of CLINC150.
+        out_of_scope: its rows are a class of their own, or are left out.
+
+    Example: {type: clinc, path: clinc150/data_small.json}
     """
 
     type: Literal["clinc"] = "clinc"

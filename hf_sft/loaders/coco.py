@@ -15,9 +15,14 @@ SPLITS = ("train", "validation", "test")
 class Coco(BoxLoader):
     """One json per split, and the folder in which the images' ``file_name`` are found.
 
-    ``images``: a folder, or {split: folder}; without it the json's own. A single json may be
-    parted with ``test_fraction``. ``check_size``: an image whose width and height differ from the
-    json's is refused. Source of the format: https://cocodataset.org/#format-data
+    A single json may be parted with ``test_fraction``. Source of the format: https://cocodataset.org/#format-data
+
+    Keys:
+        train, validation, test: COCO's json each.
+        images: the folder that file names start in, or {split: folder}; the json's own by default.
+        check_size: the json's width and height must be the image's.
+
+    Example: {type: coco, train: annotations/train.json, images: photos}
     """
 
     type: Literal["coco"] = "coco"

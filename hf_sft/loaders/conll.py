@@ -32,6 +32,13 @@ class Conll(Loader):
         DataError: with file and line, a line of more or fewer columns, or without a word; no UTF-8.
 
     Source of the format: https://www.clips.uantwerpen.be/conll2003/ner/
+
+    Keys:
+        train, validation, test: one file each.
+        fields: column -> its number, from 0, or from -1 backwards.
+        skip: a regular expression for the lines that are comments.
+
+    Example: {type: conll, train: wnut17/train.conll, test: wnut17/test.conll}
     """
 
     type: Literal["conll"] = "conll"

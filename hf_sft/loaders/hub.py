@@ -16,6 +16,14 @@ class Hub(Loader):
     """``load_dataset``'s arguments, and which of its splits serve as train, validation and test.
 
     ``path`` is a local folder where the recipe finds one, a dataset of the Hub otherwise.
+
+    Keys:
+        path: a Hub id, or a folder.
+        name: a configuration of the data set.
+        revision: a branch, tag or commit of the Hub.
+        splits: {train: its name there, …}.
+
+    Example: {type: hub, path: cardiffnlp/tweet_eval, name: emotion}
     """
 
     type: Literal["hub"] = "hub"

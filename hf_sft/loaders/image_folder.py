@@ -33,6 +33,12 @@ class ImageFolder(Loader):
     validation; images may lie deeper in the folder of their class. With a metadata file (column
     ``file_name``) its columns are the labels. What is hidden is passed over. Without ``labelled``,
     images may lie anywhere below ``path`` or its splits, and none is a class.
+
+    Keys:
+        path: a folder with one per class in it, or with metadata.csv.
+        labelled: false: images anywhere below it, without classes.
+
+    Example: {type: image-folder, path: pets, test_fraction: 0.2}
     """
 
     type: Literal["image-folder"] = "image-folder"

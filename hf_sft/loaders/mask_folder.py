@@ -28,6 +28,15 @@ class MaskFolder(Loader):
     are class numbers (grey or palette PNG), or colours that ``palette`` names in the order of the
     classes; its entry ``ignore`` is no class. ``suffix``: what follows the image's name in the
     mask's. Names come from ``classes``, the palette, a ``classes.txt`` in ``path``, or the task.
+
+    Keys:
+        path: a folder, in it train, validation, test or none.
+        images, masks: the folders of images and of masks of the same names.
+        suffix: what follows the image's name in the mask's.
+        classes: names in order; the lines of classes.txt by default.
+        palette: {class: [red, green, blue]}; by default a mask's pixels are numbers.
+
+    Example: {type: mask-folder, path: streets, classes: [road, car, person]}
     """
 
     type: Literal["mask-folder"] = "mask-folder"

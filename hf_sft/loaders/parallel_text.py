@@ -36,6 +36,12 @@ class ParallelText(Loader):
     Raises:
         DataError: files of different length, a line that is not UTF-8, a blank line; file and line
             are named.
+
+    Keys:
+        train, validation, test: {source: a file, target: a file} each.
+        blank: refuse or skip pairs of which one side is blank.
+
+    Example: {type: parallel-text, train: {source: train.en, target: train.de}, test_fraction: 0.1}
     """
 
     type: Literal["parallel-text"] = "parallel-text"

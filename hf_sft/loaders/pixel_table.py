@@ -20,6 +20,14 @@ class PixelTable(Loader):
     """Each row: height × width grey values 0..255 in row-major order, and one label.
 
     Gives the columns ``image`` and ``label``; lossless (PNG).
+
+    Keys:
+        train, test: a csv each.
+        height, width: pixels.
+        label_position: where the label stands in a row.
+        header: the first row holds names.
+
+    Example: {type: pixel-table, train: digits.csv, test_fraction: 0.2}
     """
 
     type: Literal["pixel-table"] = "pixel-table"

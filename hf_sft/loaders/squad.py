@@ -27,6 +27,11 @@ class Squad(Loader):
     name says (``xquad.de.json``). Parts that are carved from train keep the questions of one
     article, its ``title``, together in all languages: otherwise a text is in both parts. Where
     titles are translated or missing, ids tell what belongs together, or else the rows' places.
+
+    Keys:
+        train, validation, test: SQuAD's json: a file, a list of files, or {language: file} each.
+
+    Example: {type: squad, train: train-v2.0.json, validation: dev-v2.0.json}
     """
 
     type: Literal["squad"] = "squad"

@@ -13,6 +13,11 @@ class Table(Loader):
     """One file per split; the ending of its name tells the format.
 
     Names of pictures or sounds start in the folder of the file that names them.
+
+    Keys:
+        train, validation, test: one csv, tsv, json, jsonl or parquet file each (also .gz).
+
+    Example: {type: table, train: reviews/train.csv, test: reviews/test.csv}
     """
 
     type: Literal["table"] = "table"

@@ -22,6 +22,12 @@ class TextFiles(Loader):
 
     Raises:
         DataError: a file that is not UTF-8, with its line; one without text; no ``.txt`` there.
+
+    Keys:
+        train, validation, test: a .txt file or a folder of them each.
+        by: what a row is.
+
+    Example: {type: text-files, train: letters, test_fraction: 0.1}
     """
 
     type: Literal["text-files"] = "text-files"

@@ -24,11 +24,21 @@ class Voc(BoxLoader):
 
     Without ``train``, ``validation`` and ``test`` they are found by name, as ``train.txt`` or
     ``ImageSets/Main/train.txt``; where there are none all annotations are train. A split may be a
-    folder, too, with xml and images side by side. ``difficult: false`` leaves out what is marked
-    so. VOC's corners count pixels from 1 and include the last one; ``one_based: false`` is for
-    files that count edges from 0. ``check_size``: the xml's width and height must be the image's.
+    folder, too, with xml and images side by side. VOC's corners count pixels from
+    1 and include the last one; ``one_based: false`` is for files that count edges from 0.
     Source of the format: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC)
     Challenge" (IJCV 88).
+
+    Keys:
+        path: the folder of it all.
+        annotations, images: folders in it.
+        train, validation, test: a list of names, or a folder of xml and images; by default what is
+            found as train.txt, ImageSets/Main/train.txt, ….
+        difficult: keep the objects that are marked so.
+        one_based: corners count pixels from 1, as VOC's do.
+        check_size: the xml's width and height must be the image's.
+
+    Example: {type: voc, path: bccd_part}
     """
 
     type: Literal["voc"] = "voc"

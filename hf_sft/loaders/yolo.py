@@ -22,6 +22,11 @@ class Yolo(BoxLoader):
     where the image is in ``images``: lines of a class number and centre x, centre y, width and
     height as shares of the image, or the corners of a polygon. An image without a txt has no
     objects. Source of the format: https://docs.ultralytics.com/datasets/detect/
+
+    Keys:
+        path: data.yaml, or the folder with it or with classes.txt.
+
+    Example: {type: yolo, path: traffic/data.yaml}
     """
 
     type: Literal["yolo"] = "yolo"

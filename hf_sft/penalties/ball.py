@@ -20,6 +20,10 @@ class Ball(StepRule):
     Default 0.05, no paper's. The radii are fixed; TPGM and FTP (Tian et al. 2023, arXiv 2303.10720,
     2310.19182) learn them, so that their published gains are not this method's.
     Cost: two norms per tensor and step; state: θ⁰.
+
+    Keys:
+        radius: r; relative to ‖θ⁰_n‖.
+        absolute: take r as it is.
     """
 
     formula: ClassVar[str] = "‖θ_n − θ⁰_n‖ ≤ radius·‖θ⁰_n‖"

@@ -37,15 +37,19 @@ class WeightPrior(Penalty):
 
     * ``apply: gradient``: c·∂ω/∂θ joins the reduced gradients once per optimizer step, before
       clipping, in place, without autograd: the prior of a MAP estimate.
-    * ``apply: proximal``: after the optimizer's step θ̂, θ = argmin_x ½‖x − θ̂‖² + η·c·ω(x − a):
-      stable for every λ, and θ⁰ itself as λ → ∞.
-
-    ``lambda`` is the strength; ``alpha``, ``half_life`` (share of training) and ``radius`` say the
-    same in other units. ``rules``, the first that fits wins, give parts of the model their own λ.
-    ``head`` decays what is new; a head probed first (LP-FT) has its probed value for θ⁰ after that.
+    * ``apply: proximal``: after the step θ̂, θ = argmin_x ½‖x − θ̂‖² + η·c·ω(x − a): θ⁰ as λ → ∞.
 
     Attributes:
         squared: ω is a square, so that alpha = 2λ, half-lives and radii have a meaning.
+
+    Keys:
+        apply: in the gradients before clipping, or as a proximal step after the optimizer's.
+        lambda: the strength λ, the formula's own, without ½.
+        alpha: 2λ, in place of lambda.
+        half_life: the share of training in which the pull alone halves θ − θ⁰, in place of lambda.
+        radius: the largest |θ − θ⁰| under Adam with the proximal form, in place of lambda.
+        head: coefficient of ‖θ_new‖²; a head probed first (LP-FT) has its probed value for θ⁰ then.
+        rules: [{role, name or depth, lambda}, …], the first that fits wins; inf freezes.
     """
 
     default_lambda: ClassVar[float] = 0.01

@@ -30,6 +30,11 @@ class DELTA(FunctionPrior):
     82.3 with all of it; mean of ten data sets 84.6 → 84.8 (tllib's table, one seed).
     Cost: one forward pass of the source per step; attention Σ_j C_j passes over ``examples`` once.
     Memory: the source and the maps.
+
+    Keys:
+        layers: globs on module names; up to four blocks, evenly spaced, by default.
+        attention: weigh channels by the rise of the loss without them.
+        examples: of train, on which attention is found.
     """
 
     formula: ClassVar[str] = "weight·½ Σ_j mean ‖FM_j(θ) − FM_j(θ⁰)‖²/P_j"

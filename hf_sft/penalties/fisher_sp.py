@@ -26,9 +26,7 @@ class FisherSP(Square, WeightPrior):
     found nothing over L2-SP. On split MNIST the exact sum kept 84.9 %, one drawn label 83.8, the
     data's own labels 83.3 (van de Ven, ICLR blog 2025, as quoted).
 
-    ``estimator``: see `hf_sft.diagonal_fisher`; by default the exact sum where the source
-    has a head of up to 32 classes, drawn labels above, label-free where it has none. Source data
-    are usually not there: F is taken on ``samples`` examples of the train set, drawn with ``seed``.
+    Source data are usually not there: F is taken on ``samples`` examples of the train set.
     ``normalize`` (default) divides F by its mean over the anchored entries, so that λ keeps its
     scale from L2-SP: the raw F shrinks with the source's loss, and at a source that is always
     certain F → 0 leaves plain fine-tuning. ``damping`` ε is added to F after that: λε is then
@@ -38,6 +36,14 @@ class FisherSP(Square, WeightPrior):
     stable for every F. Half-lives and radii are those of an entry with F_j = 1.
     Cost: once, ``samples`` forward passes and as many backward passes (times the classes for the
     exact sum), kept in Hugging Face's cache; per step one pass over θ, θ⁰ and F. State: θ⁰ and F.
+
+    Keys:
+        estimator: the exact sum over classes (true), drawn labels, or label-free; by the source's
+            head by default: true up to 32 classes, sampled above, label-free without a head.
+        samples: examples of train on which F is taken.
+        seed: of their draw.
+        normalize: divide F by its mean, so that λ keeps its scale from L2-SP.
+        damping: ε that is added to F after that.
     """
 
     formula: ClassVar[str] = "λ·Σ F·(θ − θ⁰)² + head·‖θ_new‖²"

@@ -25,6 +25,9 @@ class FunctionPrior(Penalty):
         per: what its mean is over: the items of the task loss (labels that are not ignored), or
             whole examples.
         studies: how many examples `study` wants.
+
+    Keys:
+        weight: factor on the batch's mean.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -26,6 +26,10 @@ class LwF(FunctionPrior):
     81.5 with all of it (tllib's table, one seed).
     Cost per step: z⁰ is remembered where the inputs recur, else one forward pass of the source; a
     replaced head takes one more forward and backward pass of the backbone. Memory: the source.
+
+    Keys:
+        tau: the temperature τ.
+        distance: kl of the answers, or mse of the logits.
     """
 
     formula: ClassVar[str] = "weight·τ²·mean KL(softmax(z⁰/τ) ‖ softmax(z/τ))"

@@ -30,6 +30,9 @@ class Mixout(StepRule):
     longer training and Adam's bias correction). Published, BERT-large on RTE: mean over 20 seeds
     56.5 → about 70, from memory and unchecked.
     Cost: a mask and a mixed copy of every weight per forward pass. State: θ⁰.
+
+    Keys:
+        p: the probability that an element is the source's.
     """
 
     formula: ClassVar[str] = "θ → θ⁰ + M ⊙ (θ − θ⁰)/(1 − p) in training"

@@ -30,6 +30,10 @@ class R3F(FunctionPrior):
     Defaults: ε = 1e-5, uniform, weight 1 (the paper's; for RTE its recipe has 0.7). Published gains
     are over RoBERTa's and BART's own tables; none that we have checked against equally tuned arms.
     Cost per step: one more forward pass and its backward pass. Memory: its activations.
+
+    Keys:
+        eps: ε.
+        noise: uniform on (−ε, ε), or normal with deviation ε.
     """
 
     formula: ClassVar[str] = "weight·mean [KL(f(x) ‖ f(x+z)) + KL(f(x+z) ‖ f(x))]"

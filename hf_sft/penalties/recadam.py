@@ -26,6 +26,10 @@ class RecAdam(Square, WeightPrior):
     sets, BERT-base (not read again here); a replication on a set of 456 rows found no γ better than
     AdamW.
     Cost: one pass over θ, θ⁰ per step; state: θ⁰.
+
+    Keys:
+        k: how steeply the annealing goes, per share of training.
+        t0: the share of training at which λ(t) is ½.
     """
 
     formula: ClassVar[str] = "(1 − λ(t))·(γ/2)·‖θ − θ⁰‖², steps times λ(t)"

@@ -28,6 +28,9 @@ class SPD(StepRule):
     projection. Published: above L2-SP on DomainNet, ImageNet and PASCAL's corruptions out of
     distribution, in the paper's own comparison (numbers not checked).
     Cost: an inner product and two norms per tensor and step; state: θ⁰.
+
+    Keys:
+        lambda: the share of the step's growth of ‖θ − θ⁰‖ that is taken back.
     """
 
     formula: ClassVar[str] = "θ ← θ̂ − λ·r·(θ̂ − θ⁰) where ⟨g, θ − θ⁰⟩ > 0"

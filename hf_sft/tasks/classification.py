@@ -31,10 +31,15 @@ ONLY = {  # keys that have no meaning under another problem
 class Classification(Task):
     """One class per example, any number of labels, or a number: what ``problem`` says.
 
-    ``multi-label``: ``label`` is a column of lists, of texts divided by ``label_separator``, or
-    several columns of 0 and 1; a label is given above the ``threshold``. ``positive``: the class
-    whose F1 is measured as ``f1``. ``class_weights: balanced``: while training, every class counts
-    the same, however many examples it has.
+    Keys:
+        problem: one class, any number of labels, or a number.
+        label: a column; for multi-label one of lists or of texts with a label_separator, or several
+            columns of 0 and 1.
+        label_separator: what parts the labels of a text (multi-label).
+        threshold: the probability above which a label is given (multi-label).
+        positive: the class whose F1 is the metric f1.
+        class_weights: balanced: while training every class counts the same, however many examples
+            it has.
     """
 
     problem: Literal["single-label", "multi-label", "regression"] = "single-label"

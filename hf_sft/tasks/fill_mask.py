@@ -28,12 +28,17 @@ class FillMask(Task):
 
     loss = Σ_m −log p(x_m | the rest) / M over the M hidden tokens; perplexity is its exponential.
     In training they are drawn for every row and epoch, from the training's seed; in evaluation
-    once, from each row's own tokens and ``mask_seed``, so that numbers repeat. ``group``: blocks of
-    ``max_length`` tokens (default: the model's limit) are cut from all texts, one after the other
-    with the separator token between them; otherwise every text is an example of its own, cut at
-    ``max_length``, which is told.
+    once, from each row's own tokens and ``mask_seed``, so that numbers repeat. Without
+    ``group`` every text is an example of its own, cut at ``max_length``, which is told.
 
-    ``top_k``: how many words `predict` gives for each mask token.
+    Keys:
+        text: a column.
+        max_length: tokens of an example; the source's limit by default.
+        group: blocks of max_length are cut from all texts, one after the other with the separator
+            token between them, in place of a text each.
+        mask_probability: the share of tokens that is hidden.
+        mask_seed: of what is hidden in evaluation.
+        top_k: words that predict gives for each mask.
     """
 
     type: Literal["fill-mask"] = "fill-mask"

@@ -22,9 +22,15 @@ from hf_sft.tasks.pictures import picture
 class ImageClassification(Classification):
     """Images -> ``pixel_values`` by the model's own image processor, decoded when they are used.
 
-    ``image_size`` (pixels, square) overrides the size the source was trained with; the saved model
-    carries it, so that ``pipeline`` preprocesses the same way. ``augment``, ``mixup`` and
-    ``cutmix`` (the α of each) are for rows of train alone: see `augmentation` and `mixing`.
+    The saved model carries ``image_size``, so that ``pipeline`` preprocesses the same way.
+    ``augment``, ``mixup`` and ``cutmix`` are for rows of train alone.
+
+    Keys:
+        image: a column of images, or of their files' names.
+        image_size: pixels of the square that the model sees; the source's by default.
+        augment: basic: a random part of half the area or more, and the mirror image half of the
+            time; strong: TrivialAugment and erasing as well. Digits and letters want none.
+        mixup, cutmix: α of each, for classes and labels; off by default.
     """
 
     type: Literal["image-classification"] = "image-classification"

@@ -31,6 +31,19 @@ class ImageSegmentation(Task):
     COCO's outlines, painted over ``background`` (the name of class 0; null: such pixels do not
     count). Every image is resized to a square of ``image_size`` for the model; what is measured
     and predicted is at the image's own size.
+
+    Keys:
+        problem: classes of pixels, or a mask for every object (MaskFormer, Mask2Former).
+        image, mask: columns of pictures.
+        objects: a column of COCO's objects with segmentation, for instance and where there is no
+            mask.
+        classes: a list of names, or how many; the loader's by default.
+        ignore_index: a mask's number that is no class, or null.
+        reduce_labels: 0 is no class, and 1 the first one.
+        background: the name of class 0 around objects, or null: such pixels do not count.
+        image_size: pixels of the square that the model sees; the source's by default.
+        augment: as for images of a class; masks move with their images.
+        threshold: the score from which an object is predicted.
     """
 
     type: Literal["image-segmentation"] = "image-segmentation"

@@ -52,7 +52,14 @@ class MaskedImageModeling(Task):
     deviation 1. In training, squares are drawn for every row and epoch from the training's seed;
     elsewhere once, from ``mask_seed`` and the row's number, so that numbers repeat.
 
-    ``augment``: what is done to training images (`augmentation`) before anything is hidden.
+    Keys:
+        image: a column.
+        method: simmim (ViT, DeiT, Swin, FocalNet) or mae (ViTMAE).
+        mask_ratio: the hidden share; 0.6, or 0.75 with mae, by default.
+        mask_size: pixels of simmim's squares; 32 where they fit, else a patch, by default.
+        mask_seed: of what is hidden outside of training.
+        normalized: mae learns patches of mean 0 and deviation 1.
+        augment: what is done to training images before anything is hidden.
     """
 
     type: Literal["masked-image-modeling"] = "masked-image-modeling"

@@ -30,6 +30,13 @@ class MultipleChoice(Task):
     from (SWAG's ``sent2``), or a question; null where there is none. ``endings``: columns, or one
     of lists of equal length. ``label``: the number of the right ending (from 0, or 1 to n where
     all of these occur), its letter, or its text. Zellers et al. 2018, "SWAG" (arXiv 1808.05326).
+
+    Keys:
+        context: a column.
+        question: a column with the start of every ending, or null.
+        endings: two columns or more, or one column of lists.
+        label: a column with the right one's number, letter or text.
+        max_length: tokens; the source's limit by default.
     """
 
     type: Literal["multiple-choice"] = "multiple-choice"

@@ -31,11 +31,16 @@ Pixels = Annotated[int, Field(ge=32, le=4096)]
 class ObjectDetection(Task):
     """Images and the boxes in them, decoded and resized by the model's own image processor.
 
-    ``image_size``: one number is a square that every image is stretched to; two are the shorter
-    edge and the most that the longer one may have, for models that take a ``pixel_mask``.
-    ``box_format``: how the data write a box, in
-    pixels. ``threshold``: the score from which a prediction is told. See `augmentation` for
-    ``augment``.
+    Keys:
+        image, objects: columns; each row's objects are a dict of lists.
+        box, category: fields of the objects; area and iscrowd are read where they are.
+        box_format: how the data write a box, in pixels.
+        mend_boxes: cut boxes at the image's edge and leave out those without area, in place of an
+            error.
+        image_size: pixels of a square that every image is stretched to, or [shorter, longest] edge
+            of one that keeps its form, for models with a pixel_mask; the source's by default.
+        augment: as for images of a class; boxes move with their images.
+        threshold: the score from which a prediction is told.
     """
 
     type: Literal["object-detection"] = "object-detection"

@@ -29,6 +29,16 @@ class QuestionAnswering(Task):
     span with the largest s_i + e_j over all windows, at most ``max_answer_length`` tokens.
     ``no_answer`` (SQuAD v2): there may be none; that is what the model says where
     s_null + e_null − (s_i + e_j) is above ``no_answer_threshold``. Training takes the first answer.
+
+    Keys:
+        question, context, answers: columns; answers are {text, answer_start}.
+        language: a column, which may be missing; scores are told for each.
+        max_length: tokens of a window.
+        stride: tokens that windows share; a third of a window by default.
+        max_answer_length: tokens of an answer.
+        no_answer: there may be none (SQuAD v2).
+        no_answer_threshold: how far "none" has to be ahead of the best span.
+        n_best: answers of each prediction.
     """
 
     type: Literal["question-answering"] = "question-answering"

@@ -36,6 +36,13 @@ class TextClassification(Classification):
     windows.
     ``add_tokens``: words of the field that get a token and an embedding of their own; a penalty
     pulls only the embeddings that came from the source.
+
+    Keys:
+        text: a list of one column, or of two for pairs.
+        max_length: tokens of a text, or of a window; the source's limit by default.
+        long_texts: cut, or windows: all of a text is read, and its windows' logits averaged.
+        stride: tokens that windows share; a quarter of a window by default.
+        add_tokens: words that get a token of their own.
     """
 
     type: Literal["text-classification"] = "text-classification"

@@ -31,17 +31,22 @@ UNASKED = ("task.completion", "task.input")  # columns that predict may do witho
 class TextGeneration(Task):
     """``prompt`` and ``completion``, chat ``messages`` or plain ``text`` -> tokens to predict.
 
-    ``input``: a column that stands below the prompt, after a blank line, where it is not empty, as
-    Alpaca's. Turns of ``messages`` are {role, content}, or ShareGPT's {from, value}.
-
     loss = Σ_t −log p(x_t | x_<t) / T over the T tokens of completions, of the assistant's turns,
     or of whole texts; every other label is -100. A completion ends with the tokenizer's
-    end-of-text token. Examples are cut at ``max_length`` (default: the model's limit), and one
-    that has lost all of its completion is left out; both are told. ``packing``: several examples
-    per row of ``max_length`` tokens, none of which sees another (`packing.refuse_leak`).
+    end-of-text token. An example that ``max_length`` robs of all its completion is left out; that
+    and every cut is told.
 
-    ``generate``: so many rows of every evaluated split are answered in the report, greedily, with
-    at most ``max_new_tokens``, and scored by ``scores``; not for plain texts, which ask nothing.
+    Keys:
+        prompt, completion: columns of one form of data.
+        messages: a column of turns, the second form: {role, content}, or ShareGPT's {from, value}.
+        text: a column of whole texts, the third form.
+        input: a column that stands below the prompt, after a blank line (Alpaca's).
+        chat_template: Jinja; the tokenizer's by default.
+        max_length: tokens of an example; the source's limit by default.
+        packing: several examples per row, none of which sees another (`packing.refuse_leak`).
+        generate: how many rows of an evaluated split are answered in the report, greedily.
+        scores: of those answers.
+        max_new_tokens: of those answers.
     """
 
     type: Literal["text-generation"] = "text-generation"

@@ -33,9 +33,14 @@ class TokenClassification(Task):
     """Lists of words -> token ids, the first token of each word with the word's tag.
 
     Sentences longer than ``max_length`` (default: the model's limit) are read in windows that
-    overlap, so that every word counts once. ``scheme``: how tags spell entities, by default seen
-    from the tags. ``repair``: an I-X after O begins an entity, in place of an error. ``tag_names``:
-    for tags that are numbers without names.
+    overlap, so that every word counts once.
+
+    Keys:
+        tokens, tags: columns of lists, one tag for each word.
+        scheme: how tags spell entities, or none: parts of speech; seen from the tags by default.
+        repair: an I-X after O begins an entity, in place of an error.
+        tag_names: of tags that are numbers without names.
+        max_length: tokens of a window; the source's limit by default.
     """
 
     type: Literal["token-classification"] = "token-classification"

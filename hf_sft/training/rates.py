@@ -17,6 +17,12 @@ class LearningRate(Rule):
     The head has η, the last block η·decay, the first η·decayⁿ, the stem η·decayⁿ⁺¹. ULMFiT's
     discriminative rates are decay 1/2.6 (Howard and Ruder 2018, arXiv 1801.06146); .65 to .95 is
     usual for transformers.
+
+    Keys:
+        multiplier: factor on the learning rate.
+        decay: factor for each step below the head.
+
+    Example: {role: head, multiplier: 10}
     """
 
     multiplier: float | None = Field(None, gt=0, allow_inf_nan=False)
