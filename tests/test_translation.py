@@ -1,6 +1,7 @@
 """translation: pairs of texts through an encoder-decoder that writes, scored as sacreBLEU does."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,21 @@ def test_generation_keys_are_checked_in_the_recipe(tmp_path, block, words):
     path = tiny_writing.recipe(tmp_path, task={"generation": block})
     with pytest.raises(RecipeError, match=words):
         Recipe.load(path)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in order", "turned"])
+def test_rows_in_another_order_are_refused(turned):
+    """Else every text would be scored against the reference of another one."""
+    words = tiny_writing.tokenizer()
+    model = tiny_writing.model("t5", len(words))
+    task = Task(prefix="translate: ", max_source_length=4)
+    task.prepare(words, model)
+    rows = Dataset.from_dict({"source": ["one", "two red house is"], "target": ["eins", "zwei"]})
+    encoded = task.encode(rows, words, model.config)
+    batch = task.collator(words)(list(encoded)[:: -1 if turned else 1])
+    made = EvalPrediction(batch["labels"], batch["labels"], inputs=batch)
+    with pytest.raises(DataError, match="another order") if turned else nullcontext():
+        task.metrics([], words, rows)(made, True)
 
 
 # ---- whole runs ----

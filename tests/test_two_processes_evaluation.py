@@ -41,9 +41,8 @@ def test_two_processes_measure_what_one_does(case, two, tmp_path):
     assert one["metrics"]
     assert_alike(found["tables"], one["tables"])
     assert found["encoded"] == one["encoded"]
-    assert found["noticed"] == one["noticed"]
+    assert (found["noticed"], one["noticed"]) == (True, True)
     if case != "translation":
-        assert one["noticed"]
         assert one["encoded"] > one["rows"]
         assert one["encoded"] % launched.SIZE, "the last batch repeats rows"
 

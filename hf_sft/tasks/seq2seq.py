@@ -1,7 +1,7 @@
 """What translation and summarization share: a text goes in, a text is written."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,10 +25,18 @@ class Seq2Seq(Task):
     """``source`` and ``target`` texts -> token ids of an encoder-decoder that writes.
 
     The decoder sees its start token and the target shifted by one; positions behind a target do not
-    count in the loss. ``prefix`` stands before every source (T5). ``source_lang`` and
-    ``target_lang`` are the tokenizer's codes (NLLB ``deu_Latn``, mBART ``de_DE``, M2M100 ``de``);
-    the target's is forced to be the first token written. ``generation``: keys of GenerationConfig
-    for evaluation and prediction; they are saved with the model, whose own head goes on.
+    count in the loss. The code of the target's language is forced to be the first token written.
+    ``generation`` holds for evaluation and prediction, and is saved with the model, whose own head
+    goes on.
+
+    Keys:
+        source, target: columns; or translation.en, a language of the column translation.
+        source_lang, target_lang: languages of that column, and the tokenizer's codes where it has
+            any (NLLB deu_Latn, mBART de_DE, M2M100 de).
+        prefix: before every source (T5).
+        max_source_length, max_target_length: tokens; the source's limit by default.
+        generation: keys of GenerationConfig: num_beams, max_new_tokens, …; greedy and as long as
+            max_target_length, or 128 tokens, by default.
     """
 
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
@@ -125,6 +133,15 @@ class Seq2Seq(Task):
         self._tell(rows, encoded, processor, arguments["limits"])
         return encoded
 
+    def reads(self, processor: Any) -> Callable[[Sequence[str]], list[list[int]]]:
+        """Sources -> the ids of each that the encoder is given, without padding."""
+
+        def read(texts: Sequence[str]) -> list[list[int]]:
+            limit = _limit(processor, self.max_source_length)
+            return _sources(texts, processor, self.prefix, limit)["input_ids"]
+
+        return read
+
     def _tell(self, rows: Dataset, encoded: Dataset, tokenizer: Any, limits: list) -> None:
         """How many sources and targets are cut."""
 
@@ -184,10 +201,14 @@ def _limit(processor: Any, most: int | None) -> int | None:
     return limit if limit < NO_LIMIT else None
 
 
+def _sources(texts: Sequence[str], tokenizer: Any, prefix: str, limit: int | None) -> Any:
+    given = [prefix + text for text in texts]
+    return tokenizer(given, truncation=limit is not None, max_length=limit)
+
+
 def _tokenize(batch: dict[str, list], tokenizer, columns, prefix, limits, start) -> dict[str, list]:
     source, target = columns
-    texts = [prefix + text for text in batch[source]]
-    given = tokenizer(texts, truncation=limits[0] is not None, max_length=limits[0])
+    given = _sources(batch[source], tokenizer, prefix, limits[0])
     encoded = {key: given[key] for key in ("input_ids", "attention_mask")}
     if target in batch:
         labels = tokenizer(

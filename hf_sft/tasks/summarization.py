@@ -11,9 +11,10 @@ from hf_sft.tasks.summarization_metrics import SCALARS, StreamingSummarization
 class Summarization(Seq2Seq):
     """Documents and their summaries, scored by ROUGE; ROUGE-2 chooses the best checkpoint.
 
-    ``stem``: compare word stems, as most papers do; for English only. ``tokenize``: words of a-z
-    and 0-9 as ``rouge`` scores are published for English, or of the letters of every script
-    (``unicode``, the default where most letters of the summaries are others); the report says it.
+    Keys:
+        stem: compare word stems, as most papers do; for English only.
+        tokenize: words of a-z and 0-9, as scores are published for English (rouge), or of every
+            script (unicode); by the letters of the summaries by default, and told in the report.
     """
 
     type: Literal["summarization"] = "summarization"
@@ -29,4 +30,5 @@ class Summarization(Seq2Seq):
         self, names: list[str], processor: Any = None, rows: Dataset | None = None
     ) -> StreamingSummarization:
         columns = (self.source, self.target)
-        return StreamingSummarization(processor, rows, columns, self.stem, self.tokenize)
+        reads = self.reads(processor)
+        return StreamingSummarization(processor, rows, columns, self.stem, self.tokenize, reads)

@@ -8,7 +8,7 @@ from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 
 from hf_sft.tasks.scripts import foreign_share, words
-from hf_sft.tasks.written_metrics import StreamingTexts
+from hf_sft.tasks.written_metrics import Reads, StreamingTexts
 
 KINDS = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougel", "rougeLsum": "rougelsum"}
 SCALARS = tuple(KINDS.values())
@@ -44,13 +44,14 @@ class StreamingSummarization(StreamingTexts):
         columns: tuple[str, str],
         stem: bool = True,
         words: str | None = None,
+        reads: Reads | None = None,
     ):
         self.foreign = 0.0 if rows is None else foreign_share(rows[columns[1]])
         self.unicode = words == "unicode" or (words is None and self.foreign > 0.5)
         self.stem = stem and not self.unicode
         tokenizer = _AllScripts() if self.unicode else None
         self.scorer = RougeScorer(list(KINDS), use_stemmer=self.stem, tokenizer=tokenizer)
-        super().__init__(processor, rows, columns)
+        super().__init__(processor, rows, columns, reads)
 
     def reset(self) -> None:
         self.sums, self.count = dict.fromkeys(KINDS, 0.0), 0

@@ -23,6 +23,9 @@ class Translation(Seq2Seq):
     Chinese targets, ``char`` for Japanese, Korean, Thai, Lao, Khmer, Burmese and Tibetan ones, else
     ``13a``, the one that papers report; without ``target_lang``, the letters of the targets tell.
     The report has the signature.
+
+    Keys:
+        tokenize: sacreBLEU's words for BLEU; by the target's language by default.
     """
 
     type: Literal["translation"] = "translation"
@@ -44,7 +47,8 @@ class Translation(Seq2Seq):
     ) -> StreamingTranslation:
         language = self.target_lang or self.target.rpartition(".")[2]
         words = self.tokenize or usual(language, [] if rows is None else rows[self.target])
-        return StreamingTranslation(processor, rows, (self.source, self.target), words)
+        columns = (self.source, self.target)
+        return StreamingTranslation(processor, rows, columns, words, self.reads(processor))
 
 
 def usual(language: str, texts: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from sacrebleu.metrics import BLEU, CHRF
 
-from hf_sft.tasks.written_metrics import StreamingTexts
+from hf_sft.tasks.written_metrics import Reads, StreamingTexts
 
 SCALARS = ("chrf", "bleu")
 
@@ -27,11 +27,12 @@ class StreamingTranslation(StreamingTexts):
         rows: Dataset | None,
         columns: tuple[str, str],
         tokenize: str = "13a",
+        reads: Reads | None = None,
     ):
         # sacreBLEU 2: the counts of a text are behind an underscore; one test compares with
         # corpus_score. force: no warning about tokenized texts, which a small model writes.
         self.metrics = {"chrf": CHRF(), "bleu": BLEU(tokenize=tokenize, force=True)}
-        super().__init__(processor, rows, columns)
+        super().__init__(processor, rows, columns, reads)
 
     def reset(self) -> None:
         self.counts: dict[str, np.ndarray] = {}

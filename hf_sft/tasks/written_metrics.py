@@ -1,14 +1,17 @@
 """Scores of written texts, batch by batch: what BLEU, chrF and ROUGE have in common here."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from hf_sft.tasks.evaluation_order import refuse_other_inputs
 from hf_sft.tasks.token_loss import TokenLoss
 
 SHOWN, MOST_CHARACTERS = 10, 400
+Reads = Callable[[Sequence[str]], list[list[int]]]
 
 
 class StreamingTexts:
@@ -16,17 +19,28 @@ class StreamingTexts:
 
     A batch is decoded, scored and let go of: sums are kept, and the first 10 texts for the report.
     References are the targets of ``rows`` as they are in the data, not what was cut or unknown to
-    the tokenizer; ``rows`` come in order. What a last batch repeats of the first rows, so that all
-    processes have as many, is left out. ``loss`` is the mean over all tokens of targets.
+    the tokenizer; ``rows`` come in order, which ``reads`` shows. What a last batch repeats of the
+    first rows, so that all processes have as many, is left out. ``loss`` is the mean over all
+    tokens of targets.
 
     Args:
         processor: the tokenizer.
         rows: the evaluated split, with the texts; None reads references from the labels.
         columns: its source and target.
+        reads: sources -> the ids that the model is given of them; None: not compared.
+
+    Raises:
+        DataError: a batch was made of other rows than those that are next in line.
     """
 
-    def __init__(self, processor: Any, rows: Dataset | None, columns: tuple[str, str]):
-        self.processor, self.rows, self.columns = processor, rows, columns
+    def __init__(
+        self,
+        processor: Any,
+        rows: Dataset | None,
+        columns: tuple[str, str],
+        reads: Reads | None = None,
+    ):
+        self.processor, self.rows, self.columns, self.reads = processor, rows, columns, reads
         self.tables: dict[str, Any] = {}
         self.loss = TokenLoss(filler=getattr(processor, "pad_token_id", None))
         self._begin()
@@ -45,6 +59,7 @@ class StreamingTexts:
         else:
             part = self.rows[self.seen : self.seen + len(hypotheses)]
             sources, references = (part[column] for column in self.columns)
+            self._refuse_other_order(batch, sources)
         hypotheses = hypotheses[: len(references)]
         for texts in zip(sources, references, hypotheses, strict=True):
             if len(self.examples) < SHOWN:
@@ -60,6 +75,11 @@ class StreamingTexts:
         self.tables = {"signature": self.signatures(), "examples": self.examples}
         self._begin()
         return found
+
+    def _refuse_other_order(self, batch: Any, sources: list[str]) -> None:
+        given = getattr(batch, "inputs", None)
+        if self.reads is not None and given is not None:
+            refuse_other_inputs(given, self.reads(sources), self.processor.pad_token_id)
 
     def _texts(self, ids: Any) -> list[str]:
         ids = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)

@@ -106,14 +106,12 @@ def measure(case, path, processes):
 
     encoded = prepared.encoded["test"]
     found, tables = evaluated(encoded)
-    noticed = None
-    if case == "question-answering" or case.startswith("windows"):
-        turned = encoded.select(range(len(encoded))[::-1])
-        try:
-            evaluated(turned)
-            noticed = False
-        except DataError:
-            noticed = True
+    turned = encoded.select(range(len(encoded))[::-1])
+    try:
+        evaluated(turned)
+        noticed = False
+    except DataError:
+        noticed = True
     return {"world_size": args.world_size, "metrics": found, "tables": tables, "noticed": noticed,
             "rows": len(rows), "encoded": len(encoded)}  # fmt: skip
 
