@@ -1,16 +1,17 @@
 """The ``adapter`` block: low-rank adapters beside the source's weights, by peft."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from hf_sft.adapter_targets import layer_ends, refuse_idle_targets
 from hf_sft.component import Component
 from hf_sft.errors import RecipeError, SourceError, listing
 from hf_sft.freezing import TrainAll
@@ -27,7 +28,6 @@ KINDS = {  # task -> peft's name of it, kept in adapter_config.json
     "translation": "SEQ_2_SEQ_LM",
     "summarization": "SEQ_2_SEQ_LM",
 }
-ADAPTED = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d)
 INSIDE = "base_model.model."  # where peft puts the wrapped model's own names
 MISSING = (
     "adapter: the package peft is not installed. Install it with pip install 'hf-sft[peft]', or "
@@ -43,16 +43,19 @@ class LoRA(Adapter):
     """LoRA (Hu et al. 2022, arXiv 2106.09685): W = W⁰ + s·B·A, W⁰ frozen, s = α/r.
 
     The keys are named as in ``peft.LoraConfig``, of which these are a part. B starts at 0, so that
-    training starts at the source. What is new, such as a head, trains whole.
+    training starts at the source. What is new, such as a head, trains whole and is saved with the
+    adapters: what peft's ``modules_to_save`` is for, without a key. Anything else of the source
+    stays as it is, so that ``model/`` is the source plus s·B·A; DoRA, which also scales W⁰, and
+    peft's other methods are not offered.
 
     Keys:
         r: the rank.
         lora_alpha: α.
-        target_modules: ends of the names of linear, embedding or convolution layers, a regular
-            expression, or all-linear; peft's choice for the architecture by default.
+        target_modules: ends of the names of linear, embedding or convolution layers of the source,
+            a regular expression of whole names, or all-linear; peft's choice for the architecture
+            by default.
         lora_dropout: on what goes into the adapters.
         use_rslora: s = α/√r.
-        use_dora: refused; it does more than add s·B·A.
     """
 
     type: Literal["lora"] = "lora"
@@ -61,20 +64,22 @@ class LoRA(Adapter):
     target_modules: list[str] | str | None = None
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     use_rslora: bool = False
-    use_dora: bool = False
 
-    @field_validator("use_dora")
+    @field_validator("target_modules")
     @classmethod
-    def _plain(cls, asked: bool) -> bool:
-        if asked:
-            raise ValueError("DoRA does more than add s·B·A to the source's weights. Take LoRA")
-        return asked
+    def _an_expression(cls, given: list[str] | str | None) -> list[str] | str | None:
+        if isinstance(given, str):
+            try:
+                re.compile(given)
+            except re.error as error:
+                raise ValueError(f"this is no regular expression ({error})") from error
+        return given
 
     def wrapped(self, loaded: LoadedModel, source: ModelSource, task: str) -> LoadedModel:
         """``loaded`` with the adapters in its model; only they and what is new will train.
 
         Raises:
-            RecipeError: peft is missing, the modules are not there, or are tied to others.
+            RecipeError: peft is missing, target modules are not there, are new, or are tied.
         """
         try:
             import peft  # noqa: PLC0415 (an extra)
@@ -83,10 +88,10 @@ class LoRA(Adapter):
         if loaded.rows:
             raise RecipeError("adapter: new tokens would have embeddings that never train. Leave "
                               "task.add_tokens out, or the adapter.")  # fmt: skip
-        named = list(loaded.model.named_modules())
         new = sorted({_module(name) for name in loaded.fresh & _parameters(loaded.model)})
+        refuse_idle_targets(loaded.model, self.target_modules, new)
         config = peft.LoraConfig(
-            **self.model_dump(exclude={"type", "use_dora"}),
+            **self.model_dump(exclude={"type"}),
             task_type=KINDS.get(task),
             modules_to_save=new or None,
             exclude_modules=new or None,
@@ -94,11 +99,10 @@ class LoRA(Adapter):
         try:
             model = peft.get_peft_model(loaded.model, config)
         except (ValueError, TypeError, NotImplementedError) as error:
-            ends = {n.rpartition(".")[2] for n, m in named if isinstance(m, ADAPTED)}
             raise RecipeError(
                 f"adapter.target_modules: {self.target_modules!r} fits no layer of "
                 f"{type(loaded.model).__name__} that peft adapts ({error}). Name ends of names; "
-                f"its layers end in: {listing(sorted(ends), 12)}."
+                f"its layers end in: {listing(layer_ends(loaded.model), 12)}."
             ) from error
         _refuse_tied(model)
         model.peft_config["default"].base_model_name_or_path = (

@@ -159,7 +159,8 @@ def test_a_prior_on_answers_goes_with_it(tmp_path):
         ({"freeze": {"type": "train-last", "count": 1}}, "freeze: with an adapter"),
         ({"penalty": {"type": "l2-sp"}}, "l2-sp looks at the source's own weights.*lora-sp"),
         ({"model": {"anchor": "./source"}}, "model.anchor: with an adapter"),
-        ({"adapter": {**LORA, "use_dora": True}}, "use_dora.*DoRA"),
+        ({"adapter": {**LORA, "use_dora": True}}, r"use_dora: no such key.*r, lora_alpha"),
+        ({"adapter": {**LORA, "target_modules": "(query"}}, "target_modules: this is no regular"),
         ({"adapter": {**LORA, "r": 0}}, "adapter.r"),
         ({"adapter": {**LORA, "rank": 4}}, "adapter.rank"),
         ({"adapter": {"type": "ia3"}}, "adapter.type"),
@@ -174,6 +175,13 @@ def test_what_does_not_go_together_is_told(blocks, said, tmp_path):
     ("blocks", "said"),
     [
         ({"adapter": {**LORA, "target_modules": ["nowhere"]}}, "target_modules.*nowhere"),
+        ({"adapter": {**LORA, "target_modules": ["query", "qurey"]}}, "'qurey' fits no.*'query'"),
+        (
+            {"adapter": {**LORA, "target_modules": ["query", "classifier"]}},
+            "'classifier' is new.*Leave it out",
+        ),
+        ({"adapter": {**LORA, "target_modules": ".*classifier"}}, "'.*classifier' is new"),
+        ({"adapter": {**LORA, "target_modules": ["attention"]}}, "no layer of .* that peft adapts"),
         ({"task": {"add_tokens": ["quince"]}}, "task.add_tokens"),
     ],
 )
@@ -181,6 +189,18 @@ def test_what_does_not_fit_the_model_is_told(blocks, said, tmp_path):
     recipe = text_run(tmp_path, **blocks)
     with pytest.raises(RecipeError, match=said):
         prepare(recipe, training_arguments(recipe))
+
+
+def test_what_is_new_is_told_where_a_name_fits_it_too(tmp_path, caplog):
+    """It trains whole all the same, and lies in adapter/."""
+    recipe = text_run(tmp_path, adapter={**LORA, "target_modules": ".*(query|classifier)"})
+    prepared = prepare(recipe, training_arguments(recipe))
+    assert "classifier is new and trains whole" in caplog.text
+    trains = {n for n, p in prepared.trainer.model.named_parameters() if p.requires_grad}
+    assert {n for n in trains if "classifier" in n} == {
+        f"base_model.model.classifier.modules_to_save.default.{end}" for end in ("weight", "bias")
+    }
+    assert all("query.lora_" in n for n in trains if "classifier" not in n)
 
 
 def test_tied_tables_are_refused(tmp_path):

@@ -35,7 +35,8 @@ weight_files
 model_source heads
 backbones
 models training_keys
-anchor adapter averages
+anchor adapter_targets averages
+adapter
 recipe
 drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan
