@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Translation, Value
 from PIL import Image
 from tiny_image_run import image_recipe
 from tiny_run import ROWS, picture, source_folder, write_csv
+from transformers import BertForMaskedLM
 
 from hf_sft.cli import main
 from hf_sft.new.columns import roles
@@ -250,6 +251,37 @@ def test_conversations_and_languages_of_the_hub(here):
         "prefix": "translate English to German: ",
     }  # fmt: skip
     assert proposal.refusal is None
+
+
+def translations(form):
+    """Nine rows as the Hub keeps them, or as an export of them to csv or json does."""
+    pairs = [{"de": f"b {i}", "en": f"a {i}"} for i in range(9)]
+    if form == "hub":
+        features = Features({"id": Value("string"), "translation": Translation(["de", "en"])})
+        rows = {"id": [str(i) for i in range(9)], "translation": pairs}
+        Path("d").mkdir()
+        Dataset.from_dict(rows, features=features).to_parquet("d/train-00000-of-00001.parquet")
+        return "d"
+    if form == "json":
+        dump_lines(Path("d.jsonl"), [{"id": str(i), "translation": p} for i, p in enumerate(pairs)])
+        return "d.jsonl"
+    write = json.dumps if form == "csv of json" else str
+    table(Path("d.csv"), [(i, write(p)) for i, p in enumerate(pairs)], ("id", "translation"))
+    return "d.csv"
+
+
+@pytest.mark.parametrize("form", ["hub", "json", "csv of json", "csv of Python"])
+def test_a_column_translation_names_both_languages(here, form):
+    """English first, as of parallel files; the other way round when one of them is given."""
+    given = translations(form)
+    proposal = found("translation", given)
+    assert proposal.raw["task"]["source"] == "translation.en"
+    assert proposal.raw["task"]["target"] == "translation.de"
+    assert proposal.data["train"][1]["translation.en"] == "a 1"
+    assert proposal.refusal is None
+    turned = found("translation", given, "task.source=translation.de").raw["task"]
+    assert (turned["source"], turned["target"]) == ("translation.de", "translation.en")
+    assert turned["prefix"] == "translate German to English: "
 
 
 def test_a_folder_of_documents(here):
@@ -679,6 +711,49 @@ def test_the_limit_is_that_of_the_model_at_hand(here):
     proposal = propose("text-classification", "t.csv", Path(), "source", [])
     assert "longer than 8 words" in kinds(proposal)["long"].text
     assert "long" not in kinds(found("text-classification", "t.csv"))
+
+
+def test_texts_that_are_read_in_windows_or_blocks_are_not_told_as_cut(here):
+    source_folder(here / "source")  # 8 positions
+    table(here / "t.csv", [*ROWS, ("red rose " * 5, "flower")])
+    words = ["task.long_texts=windows"]
+    read = propose("text-classification", "t.csv", Path(), "source", words)
+    assert "long" not in kinds(read)
+    assert read.raw["task"]["long_texts"] == "windows"
+    for group in (False, True):
+        given = propose("fill-mask", "t.csv", Path(), "source", [f"task.group={group}"])
+        assert ("long" in kinds(given)) is not group
+
+
+def test_a_source_that_lacks_a_part_is_told_with_the_remedy(here, capsys):
+    """A checkpoint of masked words has no pooler, which classification reads."""
+    whole = source_folder(here / "whole")
+    bare = source_folder(here / "bare")
+    BertForMaskedLM.from_pretrained(whole).save_pretrained(bare)
+    plants(here)
+    assert new("text-classification", "plants", "--model", "bare", *QUICK) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The source does not fit" in told
+    assert "model.fresh: ['bert.pooler.dense.*']" in told
+    written = Path("plants.yaml").read_text("utf-8")
+    assert "# The source does not fit" in written
+    Path("plants.yaml").unlink()
+    allowed = ["model.fresh=['bert.pooler.dense.*']", *QUICK]
+    assert new("text-classification", "plants", "--model", "bare", *allowed) == 0
+    assert "does not fit" not in capsys.readouterr().out
+    assert main(["check", "plants.yaml"]) == 0
+    assert propose("text-classification", "plants", Path(), "whole", []).source is None
+
+
+def test_a_source_that_is_not_here_is_not_fetched(here, monkeypatch):
+    def never(*_):
+        raise AssertionError("a look at data loads no weights")
+
+    monkeypatch.setattr("hf_sft.new.try_out.load_model", never)
+    plants(here)
+    proposal = propose("text-classification", "plants", Path(), "someone/nothing", [])
+    assert proposal.source is None
+    assert "'someone/nothing' is not on this computer" in proposal.decisions[-1]
 
 
 def test_missing_labels():

@@ -145,6 +145,23 @@ def test_two_languages_of_the_hubs_translation_column():
         Task(source_lang="en", target_lang="fr").check(data)
 
 
+def test_a_dict_written_as_text_is_read_and_a_broken_row_is_named():
+    """pandas and datasets write so to csv."""
+    rows = ['{"de": "rot", "en": "it\'s red"}', "{'de': 'alt', 'en': 'old'}"]
+    task = Task(source="translation.en", target="translation.de")
+    data = DatasetDict(train=Dataset.from_dict({"translation": rows}))
+    assert task.check(data)["train"]["translation.en"][:] == ["it's red", "old"]
+    data["test"] = Dataset.from_dict({"translation": [rows[0], "{'de': 'alt'"]})
+    with pytest.raises(DataError, match=r"data\.test row 2: 'translation' is .*first row"):
+        task.check(data)
+    plain = Dataset.from_dict({"source": ["old"], "translation": ["alt"]})
+    checked = Task(target="translation").check(DatasetDict(train=plain))["train"]
+    assert checked["translation"][:] == ["alt"]
+    lacking = Dataset.from_dict({"translation": [rows[0], "{'de': 'alt'}"]})
+    with pytest.raises(DataError, match=r"row 2: 'translation\.en' is None"):
+        task.check(DatasetDict(train=lacking))
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [({"source": ["a"], "tgt": ["b"]}, "'target'"),

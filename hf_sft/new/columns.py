@@ -14,6 +14,7 @@ from hf_sft.new.image_columns import (
     object_detection,
 )
 from hf_sft.new.label_columns import label_of, problem_of, sample, yes_and_no
+from hf_sft.tasks.translation_column import DOT, languages
 
 TEXTS = (
     "text", "sentence", "content", "review", "comment", "message", "utterance", "query", "question",
@@ -141,7 +142,13 @@ def _summarization(rows: Dataset, given: dict[str, Any]) -> Roles:
 
 
 def _translation(rows: Dataset, given: dict[str, Any]) -> Roles:
-    """T5's prefix where both languages are its own."""
+    """T5's prefix where both languages are its own; of a column translation, English first."""
+    codes = sorted(languages(rows), key=lambda code: (code != "en", code))
+    if len(codes) == 2:
+        sides = [DOT + code for code in codes]
+        if given.get("source") == sides[1] or given.get("target") == sides[0]:
+            sides.reverse()
+        given = {"source": sides[0], "target": sides[1]} | given
     found = _sides("translation", rows, given, {})
     names = [found.keys[side].rpartition(".")[2].lower() for side in ("source", "target")]
     if all(name in LANGUAGES for name in names):

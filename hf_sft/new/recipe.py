@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    DatasetDict,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
+from datasets import DatasetDict
 from pydantic import ValidationError
 
 from hf_sft import component
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.loaders import Loader
-from hf_sft.loaders.splits import split as carve
 from hf_sft.new.column_roles import Roles
 from hf_sft.new.columns import roles
 from hf_sft.new.data import data_block
@@ -34,10 +28,12 @@ from hf_sft.new.findings import Finding
 from hf_sft.new.look import Labels, labels_of, look
 from hf_sft.new.method import METHODS, Method, epochs
 from hf_sft.new.reading import read
+from hf_sft.new.try_out import try_out
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, dump
 from hf_sft.resources import PACKAGE, Locate, locator
 from hf_sft.tasks import Task
+from hf_sft.tasks.translation_column import unfolded
 
 WIDTH = 100  # of a comment
 TOKENIZER, CONFIG = "tokenizer_config.json", "config.json"
@@ -57,6 +53,7 @@ class Proposal:
         findings: what looks wrong.
         decisions: what the recipe does about the data, a sentence each.
         refusal: why ``run`` would not take the data as they are; None when it does.
+        source: why it would not take the source; None when it does, or was not asked.
     """
 
     name: str
@@ -68,6 +65,7 @@ class Proposal:
     findings: list[Finding]
     decisions: list[str]
     refusal: str | None
+    source: str | None = None
 
     def text(self, file: str) -> str:
         """The recipe with comments: what it is, how to run it, what was found in the data."""
@@ -80,6 +78,8 @@ class Proposal:
         ]
         if self.refusal is not None:
             lines += ["Before it runs, the data need a correction: `hf-sft check` says which."]
+        if self.source is not None:
+            lines += ["The source does not fit as it stands: `hf-sft check` says why."]
         if self.findings:
             lines.append("What looks wrong in the data:")
         lines += [f"  - {finding}" for finding in self.findings]
@@ -126,7 +126,9 @@ def propose(
     locate = locator(folder)
     reading = read(raw["data"], lambda block: _block(Loader, block, "data").load(locate))
     data = reading.data
-    seen = _flat(data) if task == "translation" else data
+    seen = data
+    if task == "translation":
+        seen = DatasetDict({s: unfolded(rows, f"data.{s}") for s, rows in data.items()})
     found = roles(task, seen["train"], raw["task"])
     raw["task"] |= found.keys
     _name_source(raw, method)
@@ -139,8 +141,11 @@ def propose(
     findings = look(seen, found, labels, _limit(raw, method, locate))
     decisions += both_sides(findings, raw["data"])
     _add_method(raw, method, len(data["train"]))
-    refusal = reading.refusal or _refusal(raw, data)
-    return Proposal(name, raw, method, seen, found, labels, findings, decisions, refusal)
+    blocks = _block(Task, raw["task"], "task"), _block(Loader, raw["data"], "data")
+    met = try_out(*blocks, data, raw["model"], locate)
+    decisions += [met.not_loaded] if met.not_loaded else []
+    wrong = reading.refusal or met.data, met.source
+    return Proposal(name, raw, method, seen, found, labels, findings, decisions, *wrong)
 
 
 def _method(task: str) -> Method:
@@ -176,10 +181,14 @@ def _block(base: type, raw: Any, where: str) -> Any:
 
 
 def _limit(raw: dict[str, Any], method: Method, locate: Locate) -> int | None:
-    """Tokens that the model reads: as the recipe says, as a local source says, or the default's."""
-    if method.limit is None:
+    """Tokens that the model reads: as the recipe says, as a local source says, or the default's.
+
+    None where nothing is cut: longer texts are read in windows, or in blocks.
+    """
+    task = raw["task"]
+    if method.limit is None or task.get("long_texts") == "windows" or task.get("group"):
         return None
-    stated = [raw["task"].get("max_length")]
+    stated = [task.get("max_length"), task.get("max_source_length")]
     try:
         place = locate(raw["model"]["name"])
     except (UserError, TypeError):
@@ -188,12 +197,6 @@ def _limit(raw: dict[str, Any], method: Method, locate: Locate) -> int | None:
         if place is not None and (place / file).is_file():
             stated.append(json.loads((place / file).read_text("utf-8")).get(key))
     return min([n for n in stated if isinstance(n, int)] or [method.limit])
-
-
-def _flat(data: DatasetDict) -> DatasetDict:
-    """The Hub's column ``translation`` ({language: text}) as a column for each language."""
-    nested = [c for c, kind in data["train"].features.items() if isinstance(kind, dict)]
-    return DatasetDict({s: rows.flatten() for s, rows in data.items()}) if nested else data
 
 
 def _name_source(raw: dict[str, Any], method: Method) -> None:
@@ -213,18 +216,3 @@ def _add_method(raw: dict[str, Any], method: Method, rows: int) -> None:
             del raw[key]
     for key in [key for key in BLOCKS if key in raw]:
         raw[key] = raw.pop(key)
-
-
-def _refusal(raw: dict[str, Any], data: DatasetDict) -> str | None:
-    """What ``run`` would say of the data."""
-    loader, task = _block(Loader, raw["data"], "data"), _block(Task, raw["task"], "task")
-    silent = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        carve(task.check(data, loader.keep_labels), loader, task.stratum, False)
-    except UserError as error:
-        return str(error)
-    finally:
-        if not silent:
-            enable_progress_bars()
-    return None

@@ -26,6 +26,8 @@ def summary(proposal: Proposal) -> str:
         parts.append("\n".join(_labels(proposal.labels)))
     if proposal.refusal is not None:
         parts.append(f"Before it runs, the data need a correction:\n{proposal.refusal}")
+    if proposal.source is not None:
+        parts.append(f"The source does not fit as it stands:\n{proposal.source}")
     parts.append("\n".join(_findings(proposal)))
     if proposal.decisions:
         parts.append("\n".join(proposal.decisions))

@@ -17,8 +17,7 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.seq2seq_collator import Seq2SeqCollator
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
-
-NESTED = "translation"  # the Hub's column of {language: text}
+from hf_sft.tasks.translation_column import DOT, NESTED, languages, unfolded
 
 
 class Seq2Seq(Task):
@@ -30,7 +29,8 @@ class Seq2Seq(Task):
     goes on.
 
     Keys:
-        source, target: columns; or translation.en, a language of the column translation.
+        source, target: columns; or translation.en, a language of the column translation (a dict,
+            or in a csv a dict as text).
         source_lang, target_lang: languages of that column, and the tokenizer's codes where it has
             any (NLLB deu_Latn, mBART de_DE, M2M100 de).
         prefix: before every source (T5).
@@ -86,21 +86,18 @@ class Seq2Seq(Task):
         Raises:
             DataError: its languages are others than the task's.
         """
-        nested = rows.features.get(NESTED)
-        if not (isinstance(nested, dict) or hasattr(nested, "languages")):
+        rows = unfolded(rows, place or "inputs")
+        if not (there := languages(rows)):
             return rows
-        rows = rows.flatten()
-        dot = f"{NESTED}."
-        there = [n.removeprefix(dot) for n in rows.column_names if n.startswith(dot)]
         for column, code in ((self.source, self.source_lang), (self.target, self.target_lang)):
             if column not in rows.column_names and code is not None:
                 found = [name for name in (code, code.split("_")[0]) if name in there]
-                rows = rows.rename_column(dot + found[0], column) if found else rows
+                rows = rows.rename_column(DOT + found[0], column) if found else rows
         if place and not {self.source, self.target} <= set(rows.column_names):
             raise DataError(
                 f"{place}: its column {NESTED!r} has {listing(there)}. Say which is which by "
                 "task.source_lang and task.target_lang, or, where the tokenizer spells languages "
-                f"otherwise, by task.source: {dot}{there[0]} and task.target likewise."
+                f"otherwise, by task.source: {DOT}{there[0]} and task.target likewise."
             )
         return rows
 
