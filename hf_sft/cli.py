@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_new, cli_rank, cli_weights
+from hf_sft import cli_explain, cli_new, cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -54,6 +54,7 @@ def _command(commands, name: str, function, text: str) -> argparse.ArgumentParse
 
 
 def _about_recipes(command) -> None:
+    cli_explain.add(command)
     command("list", list_recipes, "show the recipes that come with the package")
     copy = command("copy", copy_recipe, "take a recipe to edit it")
     copy.add_argument("recipe", help="a name from `hf-sft list`")

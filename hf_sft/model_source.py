@@ -16,11 +16,22 @@ from hf_sft.weight_files import ENDINGS
 class ModelSource(BaseModel):
     """The ``model`` block; keys beyond these go to ``from_pretrained`` / ``timm.create_model``.
 
-    ``fresh`` and ``unused``: globs of parameters that may be missing from the source, or left over
-    in it, beside the head. ``backbone_of``: the configuration, key for key, of the Transformers
-    model whose backbone the source becomes. ``layer_groups``: ordered globs, for a model that
-    cannot be ordered. ``anchor``: another source, whose weights are θ⁰ while training starts from
-    ``name``'s.
+    Keys:
+        name: a Hub id, timm/…, a folder, a weight file, or package:module/path.
+        anchor: a source of the same shapes that the pull leads to, where training starts from
+            another; name itself by default.
+        revision: of a Hub id.
+        architecture: timm's name, for a bare weight file.
+        sha256: of a local file.
+        keys: how the file's tensors are found; in-order where it names them otherwise.
+        fresh, unused: globs of parameters beside the head that may be missing from the source, or
+            left over in it.
+        backbone_of: the configuration, key for key, of the Transformers detector or segmenter
+            whose backbone the source becomes.
+        layer_groups: ordered globs, for a model that cannot be ordered by itself.
+        trust_remote_code: run code of the Hub's repository.
+
+    Example: {name: sentence-transformers/all-MiniLM-L6-v2}
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_sft import component
 from hf_sft.adapter import Adapter, conflicts
 from hf_sft.averages import Average, averaging_conflicts
+from hf_sft.early_stopping import EarlyStopping
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
@@ -23,13 +24,6 @@ from hf_sft.resources import Locate, locator
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
 from hf_sft.training_keys import check_training
-
-
-class EarlyStopping(BaseModel):
-    """Stop after ``patience`` evaluations without a better score; the best checkpoint is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    patience: int = Field(ge=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,9 +45,9 @@ class WeightPrior(Penalty):
     Keys:
         apply: in the gradients before clipping, or as a proximal step after the optimizer's.
         lambda: the strength λ, the formula's own, without ½.
-        alpha: 2λ, in place of lambda.
-        half_life: the share of training in which the pull alone halves θ − θ⁰, in place of lambda.
-        radius: the largest |θ − θ⁰| under Adam with the proximal form, in place of lambda.
+        alpha: 2λ, in place of lambda (squared priors).
+        half_life: the share of training in which the pull alone halves θ − θ⁰, likewise.
+        radius: the largest |θ − θ⁰| under Adam with the proximal form, likewise.
         head: coefficient of ‖θ_new‖²; a head probed first (LP-FT) has its probed value for θ⁰ then.
         rules: [{role, name or depth, lambda}, …], the first that fits wins; inf freezes.
     """

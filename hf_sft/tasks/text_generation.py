@@ -33,8 +33,7 @@ class TextGeneration(Task):
 
     loss = Σ_t −log p(x_t | x_<t) / T over the T tokens of completions, of the assistant's turns,
     or of whole texts; every other label is -100. A completion ends with the tokenizer's
-    end-of-text token. An example that ``max_length`` robs of all its completion is left out; that
-    and every cut is told.
+    end-of-text token; an example that ``max_length`` robs of all of it is left out, and told.
 
     Keys:
         prompt, completion: columns of one form of data.
@@ -45,8 +44,9 @@ class TextGeneration(Task):
         max_length: tokens of an example; the source's limit by default.
         packing: several examples per row, none of which sees another (`packing.refuse_leak`).
         generate: how many rows of an evaluated split are answered in the report, greedily.
-        scores: of those answers.
-        max_new_tokens: of those answers.
+        scores, max_new_tokens: of those answers.
+
+    Example: {type: text-generation, prompt: question, completion: answer}
     """
 
     type: Literal["text-generation"] = "text-generation"
