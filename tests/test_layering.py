@@ -9,9 +9,12 @@ import hf_sft
 
 ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
-errors table
+visible tokens bounded
+told
+errors packed table arms paired
 transferability
 component resources recipe_text problems draws
+comparison
 layer_blocks
 layer_order
 layer_groups
@@ -23,19 +26,24 @@ rates moved_rows alike_lengths ragged_labels fixed_draws
 source_function plan_follower pull features geometry
 stored_features
 loss_scale run_record running_loss renamed_checkpoint tell_epoch
-optimizer_setup watch fisher fisher_cache
+optimizer_setup watch fisher fisher_cache trace row_identity
+seam
+replay
+agreement chunks feature_cache phase
+kept_rows
+prefix
 rehearsal prior_data completed
-source_pass trainer_memory
+source_pass trainer_memory cached_training
 trainer
 table_files images on_disk
 squad_files
 loaders tasks
 pretrained
 weight_files
-model_source heads
+model_source heads drawn_anew
 backbones
 models training_keys
-anchor adapter_targets averages
+anchor adapter_targets averages early_stopping
 adapter
 recipe
 drift model_folder output_folder outlook processes data_identity charts prediction_files
@@ -43,22 +51,27 @@ training_arguments plan
 outcome
 report
 report_page
-usage
+usage side_by_side
 card
 hub
 source_probe
 running
-saved rank
+saved rank cells side_processes
+reuse results compare_table compare_charts
+compare_page
+compare
 held_out derived
 origin blend_page
 blend soup adapt
 new
-cli_new cli_rank cli_weights
+reference
+cli_compare cli_explain cli_new cli_rank cli_weights
 cli
 __main__ __init__
 """  # a line may import the lines above it, and a folder its own files
 RANK = {unit: rank for rank, line in enumerate(LAYERS.split("\n")) for unit in line.split()}
-FOLDERS = {"training", "weights", "ranking", "reporting"}  # whose files have layers of their own
+# Folders whose files have layers of their own.
+FOLDERS = {"training", "caching", "weights", "ranking", "reporting", "comparing"}
 HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas",
          "pydantic", "sklearn", "timm", "torch", "transformers", "yaml"}  # fmt: skip
 PACKAGES = {"hf_sft", *(f"hf_sft.{folder}" for folder in FOLDERS)}
@@ -135,10 +148,11 @@ def test_imports_point_down(path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_are_chosen():
-    commands = ("cli.py", "cli_new.py", "cli_rank.py", "cli_weights.py")
+    commands = [f"cli{part}.py" for part in ("", "_compare", "_explain", "_new", "_rank", "_weights")]
     for name in ("__init__.py", "__main__.py", "errors.py", *commands):
         names = set(imports(FILES[Path(name)], whole_file=False))
-        assert own(names) <= {"errors", "cli", "cli_new", "cli_rank", "cli_weights"}, name
+        chosen = {name.removesuffix(".py") for name in commands}
+        assert own(names) <= {"errors", "told", "visible", *chosen}, name
         assert not {n.split(".")[0] for n in names} & HEAVY, name
 
 

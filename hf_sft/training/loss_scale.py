@@ -4,6 +4,7 @@ Many forwards accept the argument through ``**kwargs`` and ignore it; the plain 
 steps that are too large by the accumulation steps and by the number of processes.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,20 @@ from accelerate.utils import find_batch_size
 
 from hf_sft.penalties.answers import shifts_labels
 
+log = logging.getLogger(__name__)
+REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that a step is the same \
+for any accumulation and number of processes."
 Counts = dict[str, int]  # by what is counted: "item", "example"
+
+
+def settle_(trainer: Any) -> None:
+    """Set whether the trainer weighs the loss itself, before its training begins."""
+    trainer.rescales_loss = not trainer.honours_items
+    if trainer.rescales_loss and trainer.model_accepts_loss_kwargs:
+        # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
+        # by the accumulation steps nor undo its own factor num_processes.
+        trainer.model_accepts_loss_kwargs = False
+        log.warning(REWEIGHTED, type(trainer.model).__name__)
 
 
 def honours_item_count(trainer: Any, compute_loss: Callable[..., Any]) -> bool:

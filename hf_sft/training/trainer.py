@@ -1,6 +1,5 @@
 """TransferTrainer: the Hugging Face Trainer with a pull to the source and a freezing policy."""
 
-import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainer, Trainer
 
+from hf_sft.caching.cached_training import CachedTraining
 from hf_sft.freezing.base import FreezePolicy, Moment, TrainAll
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.penalties.penalty import Penalty
@@ -28,12 +28,8 @@ from hf_sft.training.tell_epoch import TellEpoch
 from hf_sft.training.trainer_memory import Memory
 from hf_sft.training.watch import Watch
 
-log = logging.getLogger(__name__)
-REWEIGHTED = "%s ignores num_items_in_batch: its loss is weighted here, so that a step is the same \
-for any accumulation and number of processes."
 
-
-class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
+class TransferMixin(CachedTraining, AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
     Order inside one optimizer step: forward and backward of every micro-batch, function priors in
@@ -49,6 +45,7 @@ class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
         source: the source with its own head, for penalties on its function; None takes a copy of
             the model as it is now.
         rows: parameter -> how many of its first rows came from the source (embeddings that grew).
+        cache: compute the frozen layers once per row; see `CachedTraining`.
 
     Raises:
         UserError: DeepSpeed or FSDP together with a penalty or a policy.
@@ -132,12 +129,7 @@ class TransferMixin(AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
         """As Trainer's; a checkpoint from another source is refused before anything is loaded."""
         checkpoint = chosen(resume_from_checkpoint, self.args.output_dir)
         self.memory.recall(checkpoint)
-        self.rescales_loss = not self.honours_items
-        if self.rescales_loss and self.model_accepts_loss_kwargs:
-            # It takes num_items_in_batch and ignores it: Trainer would then neither divide the loss
-            # by the accumulation steps nor undo its own factor num_processes.
-            self.model_accepts_loss_kwargs = False
-            log.warning(REWEIGHTED, type(self.model).__name__)
+        loss_scale.settle_(self)
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # accelerate 1.15 takes a model that was evaluated for one that is wrapped: without DDP
             # the replicas would drift apart silently.

@@ -1,0 +1,94 @@
+"""CachedTraining: a Trainer that begins every forward pass where the frozen layers end."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hf_sft.caching.feature_cache import FeatureCache
+from hf_sft.caching.kept_rows import KeptRows
+from hf_sft.caching.phase import Phase, refuse_unfit
+from hf_sft.caching.prefix import Prefix
+from hf_sft.caching.replay import FEATURES, ROWS
+from hf_sft.caching.seam import NoCache
+from hf_sft.training.completed import chosen
+from hf_sft.training.loss_scale import undisturbed
+
+log = logging.getLogger(__name__)
+
+
+class CachedTraining:
+    """For a Trainer class with a plan: ``cache`` computes the frozen prefix once per row.
+
+    While nothing below the seam trains, batches bring stored features with them and the model goes
+    on from there, in training and in the evaluations within it. As soon as the plan opens a layer
+    below, batches are whole again. Where it cannot be right, or does not pay, a warning says why.
+    """
+
+    def __init__(self, *args: Any, cache: FeatureCache | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.cache = cache
+        self.prefix: Prefix | None = None
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any):
+        """As Trainer's."""
+        checkpoint = chosen(resume_from_checkpoint, self.args.output_dir)
+        self.prefix = self._built(checkpoint)
+        if self.prefix is None:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            with self.prefix.replay.following():
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.prefix = None
+
+    def _built(self, checkpoint: Path | None) -> Prefix | None:
+        if self.cache is None:
+            return None
+        try:
+            with undisturbed(self.model):
+                prefix = self.planned_cache(checkpoint)
+                log.info("Feature cache %s.", prefix)
+                prefix.build()
+                return prefix
+        except (NoCache, OSError) as reason:
+            log.warning("No feature cache: %s. Training goes on without.", reason)
+            return None
+
+    def planned_cache(self, checkpoint: Path | None = None) -> Prefix:
+        """What `train` would keep, from a checkpoint on or from the start.
+
+        Raises:
+            NoCache: nothing, and why.
+        """
+        refuse_unfit(self)
+        return Prefix(self, self.cache, Phase(self, checkpoint))
+
+    def _kept(self, rows: Any) -> KeptRows | None:
+        kept = self.prefix.sets.get(id(rows)) if self.prefix is not None else None
+        return kept if kept is not None and (kept.keeps or rows is self.train_dataset) else None
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any):
+        """As Trainer's (private in 5.24); over row numbers where features are kept."""
+        kept = self._kept(dataset)
+        if kept is None:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        sampler = kwargs.pop("sampler_fn", None)
+        given = self.data_collator
+        self.data_collator = kept
+        try:
+            fitting = None if sampler is None else lambda numbers: sampler(dataset)
+            numbers = range(len(kept))
+            return super()._get_dataloader(numbers, *args, sampler_fn=fitting, **kwargs)
+        finally:
+            self.data_collator = given
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any):
+        """As Trainer's; once the plan has opened the prefix, batches are made whole."""
+        if self.prefix is not None:
+            holds = self.prefix.holds
+            for kept in self.prefix.sets.values():
+                kept.keeps = holds
+            if not holds and FEATURES in inputs:
+                kept = self.prefix.sets[id(self.train_dataset)]
+                inputs = self._prepare_inputs(kept.whole(inputs[ROWS].tolist()))
+        return super().training_step(model, inputs, *args, **kwargs)
