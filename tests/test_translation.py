@@ -1,6 +1,7 @@
 """translation: pairs of texts through an encoder-decoder that writes, scored as sacreBLEU does."""
 
 import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -116,14 +117,27 @@ def test_without_a_code_the_letters_tell(texts, tokenizer):
     assert usual("en", ["一只老狗"]) == "zh"  # a column of that name says less than its letters
 
 
-def test_a_tokenizer_that_cannot_be_had_is_refused_at_once(monkeypatch):
-    def none(**settings):
-        raise RuntimeError("extra dependencies")
+MECAB = "sacrebleu.tokenizers.tokenizer_{}_mecab.MeCab"  # None where it is not installed
 
-    monkeypatch.setattr("hf_sft.tasks.translation.BLEU", none)
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_a_tokenizer_that_is_not_installed_is_told_with_its_package(
+    tmp_path, monkeypatch, capsys, language
+):
+    monkeypatch.setattr(MECAB.format(language), None)
+    path = tiny_writing.recipe(tmp_path, task={"tokenize": f"{language}-mecab"})
+    assert main(["check", str(path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"task.tokenize: {language}-mecab needs MeCab" in said
+    assert f"pip install 'sacrebleu[{language}]'; or set tokenize: char" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_flores_names_what_it_takes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     rows = DatasetDict(train=Dataset.from_dict({"source": ["a"], "target": ["b"]}))
-    with pytest.raises(DataError, match=r"task.tokenize: ja-mecab .*sacrebleu\[ja\].*char"):
-        Task(tokenize="ja-mecab").check(rows)
+    with pytest.raises(DataError, match=r"flores200 needs sentencepiece.*pip install sent"):
+        Task(tokenize="flores200").check(rows)
     assert Task().check(rows)["train"].num_rows == 1
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hf_sft.errors import DataError
+from hf_sft.tasks.streaming_sums import StreamingSums
 
 SCALARS = ("perplexity", "token_accuracy")
 IGNORED = -100
@@ -41,32 +41,16 @@ def _row(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([nll.to(wide).sum(), known.sum().to(wide), right.to(wide)])
 
 
-class StreamingLanguage:
-    """Trainer's ``compute_metrics`` under ``batch_eval_metrics``: keeps three numbers in all.
+class StreamingLanguage(StreamingSums):
+    """Of the three numbers per row that `token_sums` gives.
 
     ``loss`` = Σ_t −log p(label_t) / T in nats over the T labelled tokens of the split, whatever
     the batches were; ``perplexity`` = exp(loss); ``token_accuracy`` = the share of labelled tokens
     that are the likeliest. The exact ``loss`` replaces Trainer's mean of the batches' means.
-
-    Raises:
-        DataError: the model's outputs are not finite.
     """
 
-    def __init__(self) -> None:
-        self.tables: dict[str, Any] = {}
-        self._sums = torch.zeros(3, dtype=torch.float64)
-
-    def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
-        """Take the sums of one batch, (rows, 3), as `token_sums` gives them."""
-        self._sums += torch.as_tensor(batch.predictions).cpu().double().sum(0)
-        if not compute_result:
-            return {}
-        (nll, count, right), self._sums = self._sums.tolist(), torch.zeros_like(self._sums)
-        if not math.isfinite(nll):
-            raise DataError(
-                "The model's outputs are not finite: training has diverged. Lower "
-                "training.learning_rate and start anew with --overwrite."
-            )
+    def scores(self, sums: list[float], rows: int) -> dict[str, float]:
+        nll, count, right = sums
         loss = nll / max(1.0, count)
         return {"loss": loss, "perplexity": safe_exp(loss), "token_accuracy": right / max(1, count)}
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_sft.errors import DataError
+from hf_sft.tasks.streaming_sums import StreamingSums
 
 SCALARS = ("reconstruction_error", "relative_error")
 Method = Literal["simmim", "mae"]
@@ -96,36 +96,19 @@ def whole(cut: Tensor, channels: int) -> Tensor:
     return cut.reshape(images, channels, side * part, side * part)
 
 
-class StreamingReconstruction:
-    """Trainer's ``compute_metrics`` under ``batch_eval_metrics``: keeps three numbers in all.
+class StreamingReconstruction(StreamingSums):
+    """Of the two errors per image that `Reconstruction.errors` has.
 
     ``reconstruction_error`` = Σ_i e_i / n, e_i the mean over the hidden pixels of image i of
     |x̂ − x| (SimMIM) or (x̂ − x)² (MAE, of normalised patches where it learns those): the loss, in
     units of the model's own pixels. ``relative_error`` = Σ_i e_i / Σ_i g_i, g_i the same of a guess
     that knows but the mean colour of what is seen (0 for normalised patches): 1 is no better.
-
-    Raises:
-        DataError: the model's outputs are not finite.
     """
 
-    def __init__(self) -> None:
-        self.tables: dict[str, Any] = {}
-        self._sums = torch.zeros(3, dtype=torch.float64)
-
-    def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
-        """Take a batch's (images, 2), as `Reconstruction.errors` has them."""
-        errors = torch.as_tensor(batch.predictions).cpu().double()
-        self._sums += torch.cat([errors.sum(0), torch.tensor([float(len(errors))])])
-        if not compute_result:
-            return {}
-        (own, guessed, count), self._sums = self._sums.tolist(), torch.zeros_like(self._sums)
-        if not math.isfinite(own):
-            raise DataError(
-                "The model's outputs are not finite: training has diverged. Lower "
-                "training.learning_rate and start anew with --overwrite."
-            )
+    def scores(self, sums: list[float], rows: int) -> dict[str, float]:
+        own, guessed = sums
         return {
-            "reconstruction_error": own / max(1.0, count),
+            "reconstruction_error": own / max(1, rows),
             "relative_error": own / guessed if guessed else math.inf,
         }
 

@@ -11,7 +11,17 @@ from hf_sft.tasks.scripts import UNSPACED, scripts
 from hf_sft.tasks.seq2seq import Seq2Seq
 from hf_sft.tasks.translation_metrics import SCALARS, StreamingTranslation
 
+FLORES = (
+    "sentencepiece and a file of pieces",
+    "pip install sentencepiece, and use it once with a network, where sacreBLEU fetches the file",
+)
 CHINESE = ("zh", "zho", "yue", "cmn")
+NEEDS = {  # tokenize -> what it takes beside sacreBLEU, and how to get it
+    "ja-mecab": ("MeCab and its dictionary", "pip install 'sacrebleu[ja]'"),
+    "ko-mecab": ("MeCab-ko and its dictionary", "pip install 'sacrebleu[ko]'"),
+    "flores101": FLORES,
+    "flores200": FLORES,
+}
 BY_LETTER = ("ja", "jpn", "ko", "kor", "th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo")
 
 
@@ -38,7 +48,7 @@ class Translation(Seq2Seq):
     ) = None  # fmt: skip
 
     def check(self, data: DatasetDict, keep: list | None = None) -> DatasetDict:
-        if self.tokenize is not None:
+        if self.tokenize in NEEDS:
             refuse_unusable(self.tokenize)
         return super().check(data, keep)
 
@@ -64,17 +74,16 @@ def usual(language: str, texts: Iterable[str]) -> str:
 
 
 def refuse_unusable(tokenize: str) -> None:
-    """A tokenizer may need a package, or a file from the network.
+    """One of `NEEDS` may lack its package, or its file from the network.
 
     Raises:
-        DataError: sacreBLEU cannot make it here.
+        DataError: sacreBLEU cannot make it here; it names the package.
     """
     try:
         BLEU(tokenize=tokenize)
     except Exception as error:  # RuntimeError, ImportError, or whatever a download ends in
-        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize)
-        how = f"pip install '{extra}'" if extra else "it takes sentencepiece and a file it loads"
+        what, how = NEEDS[tokenize]
         raise DataError(
-            f"task.tokenize: {tokenize} cannot be used here ({type(error).__name__}): {how}; or "
-            "set tokenize: char, or leave the key out."
+            f"task.tokenize: {tokenize} needs {what}, not found here ({type(error).__name__}): "
+            f"{how}; or set tokenize: char, or leave the key out."
         ) from error

@@ -44,10 +44,9 @@ def _in_columns(rows: Dataset, codes: list[str], place: str) -> Dataset:
             )
         for code, values in found.items():
             values.append(texts.get(code))
-    rows = rows.remove_columns(NESTED)
     for code, values in found.items():
         rows = rows.add_column(f"{DOT}{code}", values)
-    return rows
+    return rows.remove_columns(NESTED)  # last: rows without any column are no rows
 
 
 def _read(text: Any) -> dict[str, str] | None:
