@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_explain, cli_new, cli_rank, cli_weights
+from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _about_recipes(partial(_command, commands))
     cli_new.add(partial(_command, commands))
-    cli_rank.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
+    for about in (cli_rank, cli_compare):
+        about.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
     cli_weights.add(partial(_command, commands))
     return top
@@ -69,11 +70,12 @@ def _about_recipes(command) -> None:
 
 
 def _about_runs(command) -> None:
-    show = command("show", show_run, "print the report of a run")
+    show = command("show", show_runs, "print the report of a run, or several side by side")
+    show.add_argument("runs", type=Path, nargs="+", help="the output folders of runs")
     evaluate = command("evaluate", evaluate_run, "evaluate a run's model on its data again")
     predict = command("predict", predict_run, "label new inputs with a run's model")
     push = command("push", push_run, "put a run's model, report and card on the Hub")
-    for sub in (show, evaluate, predict, push):
+    for sub in (evaluate, predict, push):
         sub.add_argument("run", type=Path, help="the output folder of a run")
     predict.add_argument("input", type=Path, help="text lines, a table, an image or a folder")
     predict.add_argument(
@@ -209,13 +211,16 @@ def run_recipe(arguments: argparse.Namespace) -> None:
         print(f"\nModel, report and card: {recipe.output_dir}")
 
 
-def show_run(arguments: argparse.Namespace) -> None:
-    """Print a run's report; needs neither its data nor its model."""
+def show_runs(arguments: argparse.Namespace) -> None:
+    """Print a run's report, or what sets several apart; needs neither data nor models."""
     from hf_sft.reporting.report import Report
+    from hf_sft.reporting.side_by_side import side_by_side
 
-    if not (arguments.run / "report.json").is_file():
-        raise RecipeError(f"'{arguments.run}' is no finished run: report.json is missing there.")
-    print(Report.load(arguments.run).table())
+    for run in arguments.runs:
+        if not (run / "report.json").is_file():
+            raise RecipeError(f"'{run}' is no finished run: report.json is missing there.")
+    reports = [Report.load(run) for run in arguments.runs]
+    print(reports[0].table() if len(reports) == 1 else side_by_side(arguments.runs, reports))
 
 
 def evaluate_run(arguments: argparse.Namespace) -> None:

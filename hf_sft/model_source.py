@@ -29,6 +29,8 @@ class ModelSource(BaseModel):
         backbone_of: the configuration, key for key, of the Transformers detector or segmenter
             whose backbone the source becomes.
         layer_groups: ordered globs, for a model that cannot be ordered by itself.
+        pretrained: false: the network of the source with weights drawn anew, by training.seed;
+            θ⁰ is that draw.
         trust_remote_code: run code of the Hub's repository.
 
     Example: {name: sentence-transformers/all-MiniLM-L6-v2}
@@ -45,6 +47,7 @@ class ModelSource(BaseModel):
     unused: list[str] = []
     backbone_of: dict[str, Any] | None = None
     layer_groups: list[str] | None = None
+    pretrained: bool = True
     trust_remote_code: bool = False
 
     def files(self) -> dict[str, str]:
@@ -56,12 +59,22 @@ class ModelSource(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """Where θ⁰ came from; no local path, so that it can be published."""
+    """Where θ⁰ came from; no local path, so that it can be published.
+
+    Not ``pretrained``: only the network is the source's, its weights were drawn anew.
+    """
 
     name: str
     revision: str | None = None
     hub_id: str | None = None
     license: str | None = None
+    pretrained: bool = True
+
+    @property
+    def told(self) -> str:
+        """In a line of the plan."""
+        drawn = "" if self.pretrained else "(its network; weights drawn anew)"
+        return " ".join(filter(None, (self.name, self.revision, drawn)))
 
 
 @dataclass

@@ -13,6 +13,7 @@ import transformers
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_sft.backbones import AsItIs, surround
+from hf_sft.drawn_anew import drawn_anew
 from hf_sft.errors import SourceError, UserError, listing, nearest
 from hf_sft.heads import renew_head_
 from hf_sft.layer_groups import LayerGroups
@@ -46,6 +47,8 @@ def _load(source: ModelSource, task: Task, names: list[str], locate: Locate) -> 
     place: Path | str = path if path is not None else source.name
     bare = path is not None and path.is_file()
     weights = (load_weight_file if bare else load_pretrained)(source, task, names, place)
+    if not source.pretrained:
+        weights = drawn_anew(weights)
     model, fresh = weights.model, weights.fresh
     groups = LayerGroups.of(model, source.layer_groups, fresh)
     _refuse_partial(source, groups, weights, bare, task.own_weights)
@@ -185,6 +188,12 @@ def commit_of(source: ModelSource) -> str | None:
 
 
 def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
+    """Who made the weights; of a network alone nobody did, so that no licence or base follows."""
+    found = _origin(source, path, model)
+    return found if source.pretrained else Source(found.name, found.revision, pretrained=False)
+
+
+def _origin(source: ModelSource, path: Path | None, model: Any) -> Source:
     licence = (getattr(model.config, "pretrained_cfg", None) or {}).get("license")
     if source.name.startswith(PACKAGE):
         version = package_version(source.name)

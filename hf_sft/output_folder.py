@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RECIPE, REPORT, CHECKPOINTS, MODEL = "recipe.yaml", "report.json", "checkpoints", "model"
 ADAPTER = "adapter"
+COMPARE = "compare"  # below the run's folder, those of the arms it is compared with
 PUBLISHED = (REPORT, "README.md", "report.html")  # a run that has them all is finished
 OURS = (RECIPE, *PUBLISHED, MODEL, ADAPTER, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
@@ -45,7 +46,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
             f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose "
             "another training.output_dir."
         )
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != COMPARE for path in folder.iterdir()):
         return None
     remedy = "Choose another training.output_dir, or start anew with --overwrite."
     if not is_run(folder):
@@ -56,7 +57,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         raise RecipeError(f"{place} holds the remains of a run. {remedy}")
     if identity(read(folder / RECIPE)) != identity(recipe.raw):
         raise RecipeError(f"{place} holds a run of a different recipe. {remedy}")
-    if all((folder / name).exists() for name in PUBLISHED):
+    if is_finished(folder):
         raise RecipeError(f"{place} holds a finished run. {remedy}")
     if recipe.training.get("resume_from_checkpoint") is False:
         raise RecipeError(f"{place} holds an unfinished run, not to be resumed. {remedy}")
@@ -69,6 +70,11 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
 def is_run(folder: Path) -> bool:
     """Whether a run wrote the folder; a recipe that merely lies there does not make it one."""
     return (folder / CHECKPOINTS / ORIGIN).is_file()  # written first, taken away last
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end there."""
+    return is_run(folder) and all((folder / name).exists() for name in PUBLISHED)
 
 
 def _not_a_run(folder: Path, place: str, overwrite: bool) -> None:
@@ -87,11 +93,13 @@ def _not_a_run(folder: Path, place: str, overwrite: bool) -> None:
 
 
 def identity(raw: dict[str, Any]) -> dict[str, Any]:
-    """What makes two recipes the same run: everything but the place and the wish to resume."""
+    """What makes two recipes the same run: all but its place, resuming, and ``compare``."""
     training = dict(raw.get("training") or {})
     for key in ("output_dir", "resume_from_checkpoint"):
         training.pop(key, None)
-    return json.loads(json.dumps({**raw, "training": training}, sort_keys=True, default=str))
+    own = {**raw, "training": training}
+    own.pop(COMPARE, None)  # what else is run, beside this one
+    return json.loads(json.dumps(own, sort_keys=True, default=str))
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
@@ -134,10 +142,15 @@ def _random_states(checkpoint: Path) -> list[Path]:
     return [checkpoint / name for name in names]
 
 
+def data_of(folder: Path) -> dict[str, str]:
+    """Split -> hash of the rows a run began with; nothing where that was not recorded."""
+    file = folder / CHECKPOINTS / DATA
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}  # whole, or absent
+
+
 def changed_data(folder: Path, identity: dict[str, str]) -> list[str]:
     """The splits that are others than those a run began with."""
-    file = folder / CHECKPOINTS / DATA
-    then = json.loads(file.read_text("utf-8")) if file.is_file() else identity  # whole, or absent
+    then = data_of(folder) or identity
     return [split for split in then | identity if then.get(split) != identity.get(split)]
 
 
@@ -189,6 +202,13 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
     if checkpoints.is_dir():  # with the mark that the folder is a run's, the last to go
         shutil.rmtree(checkpoints)
+
+
+def keep_report_only(folder: Path) -> None:
+    """Remove the model and the checkpoints of a finished run; its report, card and page stay."""
+    for path in (folder / MODEL, folder / ADAPTER, *(folder / CHECKPOINTS).glob("*")):
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 @contextmanager

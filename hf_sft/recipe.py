@@ -12,6 +12,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from hf_sft import component
 from hf_sft.adapter import Adapter, conflicts
 from hf_sft.averages import Average, averaging_conflicts
+from hf_sft.comparing.comparison import Comparison
+from hf_sft.drawn_anew import drawn_conflicts
 from hf_sft.early_stopping import EarlyStopping
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.freezing import FreezePolicy, TrainAll
@@ -50,6 +52,7 @@ class Recipe:
     retention: Loader | None
     adapter: Adapter | None
     averaging: Average | None
+    compare: Comparison | None
 
     @classmethod
     def load(
@@ -76,6 +79,7 @@ class Recipe:
         problems = _override_problems(raw, overrides)
         blocks = _blocks(raw, problems)
         problems += _metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
+        problems += drawn_conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
@@ -154,12 +158,10 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     for key, base in (("retention", Loader), ("adapter", Adapter), ("averaging", Average)):
         given = raw.get(key)
         blocks[key] = None if given is None else _component(base, given, key, problems)
-    stopping = raw.get("early_stopping")
-    blocks["early_stopping"] = (
-        None
-        if stopping is None
-        else _validated(EarlyStopping, stopping, "early_stopping", problems)
-    )
+    single = {"early_stopping": EarlyStopping, "compare": Comparison}
+    for key, cls in single.items():
+        given = raw.get(key)
+        blocks[key] = None if given is None else _validated(cls, given, key, problems)
     return blocks
 
 

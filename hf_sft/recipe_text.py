@@ -1,5 +1,6 @@
 """The text of a recipe: a YAML file and ``a.b=c`` overrides <-> a plain mapping of blocks."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hf_sft.errors import RecipeError, listing
 
 BLOCKS = (
     "task", "data", "model", "penalty", "freeze", "learning_rates", "training", "early_stopping",
-    "retention", "adapter", "averaging",
+    "retention", "adapter", "averaging", "compare",
 )  # fmt: skip
 BOOLEAN = re.compile("^(true|True|TRUE|false|False|FALSE)$")
 INTEGER = re.compile("^[-+]?(0|[1-9][0-9]*)$")
@@ -86,6 +87,14 @@ def read(path: Path) -> dict[str, Any]:
 def dump(raw: dict[str, Any]) -> str:
     """The YAML that ``read`` gives back as the same mapping."""
     return yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def as_override(key: str, value: Any) -> str:
+    """``a.b=c`` in one line that `apply_override` reads back as the same value."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, width=math.inf, sort_keys=False
+    )
+    return f"{key}={text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from hf_sft.adapter import Adapter
 from hf_sft.averages import Average
+from hf_sft.comparing.comparison import Comparison
 from hf_sft.component import Component, choices, find
 from hf_sft.early_stopping import EarlyStopping
 from hf_sft.errors import RecipeError, listing, nearest
@@ -38,6 +39,7 @@ SINGLE: dict[str, type[BaseModel]] = {  # blocks of one form
     "model": ModelSource,
     "learning_rates": LearningRate,
     "early_stopping": EarlyStopping,
+    "compare": Comparison,
 }
 SHARED = ("base", "averages")  # modules that speak of more than one type
 SECTION = re.compile(r"^(Keys|Example|Raises|Attributes|Args):\s*(.*)$")

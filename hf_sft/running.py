@@ -65,8 +65,7 @@ class Prepared:
         """What is about to happen, as a table."""
         source = self.loaded.source
         sizes = {name: len(rows) for name, rows in self.data.items()}
-        named = f"{source.name} {source.revision or ''}"
-        named += f", anchored to {self.anchor}" if self.anchor else ""
+        named = source.told + (f", anchored to {self.anchor}" if self.anchor else "")
         return plan.table(self.trainer, named, sizes)
 
 

@@ -153,8 +153,8 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
     classes = f" with {len(data['labels'])} classes" if len(data["labels"]) > 1 else ""
     sections = [
         f"# {plain(title)}",
-        f"A model for {plain(data['task'])}{classes}, fine-tuned by "
-        f"hf\\_sft from {plain(source['name'])}{revision} on {plain(name)}: "
+        f"A model for {plain(data['task'])}{classes}, {trained(source)} "
+        f"{plain(source['name'])}{revision} on {plain(name)}: "
         f"{data['splits'].get('train', 0):,} training rows, seed {data['seed']}. "
         f"Fingerprint of the source's weights: `{source['fingerprint']}`.",
         f"## Method\n\nPull to {anchored(source)} θ⁰:\n\n{pulls}",
@@ -168,6 +168,13 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         citations(data),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def trained(source: dict[str, Any]) -> str:
+    """How the model came from its source: by its weights, or by its network alone."""
+    if source.get("pretrained", True):
+        return "fine-tuned by hf\\_sft from"
+    return "trained by hf\\_sft from weights drawn anew for the network of"
 
 
 def anchored(source: dict[str, Any]) -> str:

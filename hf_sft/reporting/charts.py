@@ -83,7 +83,7 @@ def _over_steps(caption: str, logged: list[dict[str, Any]], keys: dict[str, str]
         if caption == TURN:
             axes.axhline(0, color=INK, lw=0.8)
 
-    return _drawing(caption, (4.4, 2.7), draw)
+    return drawing(caption, (4.4, 2.7), draw)
 
 
 def layers(found: list[dict[str, Any]]) -> str:
@@ -105,7 +105,7 @@ def layers(found: list[dict[str, Any]]) -> str:
         if max(map(len, names)) > LONGEST:
             axes.tick_params(axis="x", rotation=30)
 
-    return _drawing(ALIKE, (5.2, 2.7), draw)
+    return drawing(ALIKE, (5.2, 2.7), draw)
 
 
 def curves(chart: dict[str, Any]) -> str:
@@ -116,7 +116,7 @@ def curves(chart: dict[str, Any]) -> str:
             axes.plot(*zip(*points, strict=True), label=name, lw=1.6)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel=chart["x"], ylabel=chart["y"])
 
-    return _drawing(chart["caption"], (4.4, 3.0), draw)
+    return drawing(chart["caption"], (4.4, 3.0), draw)
 
 
 def named(layers: list[str]) -> list[str]:
@@ -139,7 +139,8 @@ def finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+def drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+    """One picture in inches, with a legend of what ``draw`` has labelled."""
     # A Figure of its own, not pyplot: nothing stays behind in the process that trains.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": caption}):
         figure = Figure(size, layout="constrained")

@@ -13,6 +13,7 @@ from hf_sft.penalties.answers import counted, divergence, logits_of, without_lab
 from hf_sft.penalties.similarity import cosines
 from hf_sft.reporting import geometry
 
+KEPT = ("spearman", "top1_agreement")  # of `retention`: 1 is the source's own function
 EXAMPLES = 256
 POSITIONS = 4096  # of a model that answers at each of them: words, pixels
 BATCH = 32

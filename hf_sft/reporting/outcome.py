@@ -17,6 +17,7 @@ from hf_sft.reporting import drift
 
 log = logging.getLogger(__name__)
 
+DRAWN = "nothing: the weights were drawn anew"
 TIMES = ("_runtime", "_per_second", "_model_preparation_time")
 
 
@@ -133,6 +134,9 @@ def kept(prepared: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     And how many rows of the recipe's source probe its own head gets right, before and after.
     """
     split = next(s for s in ("test", "validation", "train") if s in prepared.encoded)
+    if not prepared.loaded.source.pretrained:  # a draw has no function to be kept
+        nothing = {"split": split, "examples": 0}
+        return {**nothing, "by": DRAWN}, {**nothing, "layers": []}
     trainer, loaded = prepared.trainer, prepared.loaded
     original, has_head = loaded.original()
     rows, collate, tuned = prepared.encoded[split], trainer.data_collator, merged(trainer.model)

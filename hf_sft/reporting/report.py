@@ -105,7 +105,8 @@ class Report:
         if anchor := self.data["source"].get("anchor"):
             frozen += f"\nθ⁰ is {anchor}; training started from {self.data['source']['name']}."
         if not kept["examples"]:
-            return f"{frozen}\nThe source's function was not measured."
+            drawn = " (the weights were drawn anew)" if kept["by"] == outcome.DRAWN else ""
+            return f"{frozen}\nThe source's function was not measured{drawn}."
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."
 
 

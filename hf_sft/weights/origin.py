@@ -27,7 +27,6 @@ from hf_sft.weights.weight_space import copied
 log = logging.getLogger(__name__)
 
 MOST_MEASURED = 2048  # rows for the statistics of batch norm
-RETENTIONS = ("spearman", "top1_agreement")  # of drift.retention: 1 is the source's own function
 
 
 @dataclass
@@ -120,7 +119,7 @@ class Origin:
         except Exception as error:  # two towers, decoders: no one embedding
             log.warning("The source's function was not measured: %s", error)
             return None
-        return next((found[key] for key in RETENTIONS if key in found), None)
+        return next((found[key] for key in drift.KEPT if key in found), None)
 
     def encode(self, rows: Dataset) -> Dataset:
         """Raw rows as the model takes them."""

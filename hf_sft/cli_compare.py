@@ -1,0 +1,41 @@
+"""The command that runs a recipe in many ways beside each other: compare."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+Find = Callable[[str], Path]
+
+
+def add(command, find: Find) -> None:
+    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+    text = "run a recipe's arms over seeds and data sizes, and hold them against each other"
+    sub = command("compare", partial(compare_arms, find), text)
+    sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
+    sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+    sub.add_argument("--jobs", type=count, default=1, help="runs at the same time")
+    sub.add_argument("--keep-models", action="store_true", help="not the reports alone")
+    sub.add_argument("--overwrite", action="store_true", help="replace runs of other recipes")
+    sub.set_defaults(takes_overrides=True)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def compare_arms(find: Find, arguments: argparse.Namespace) -> None:
+    """Run what is missing, print the table; what failed is told last."""
+    from hf_sft.comparing.cells import folder
+    from hf_sft.comparing.compare import compare, refuse_failures
+    from hf_sft.comparing.compare_table import text
+    from hf_sft.recipe import Recipe
+
+    asked, path = arguments, find(arguments.recipe)
+    data = compare(path, asked.overrides, asked.jobs, asked.keep_models, asked.overwrite)
+    print(text(data))
+    print(f"\ncompare.html and compare.json: {folder(Recipe.load(path, asked.overrides))}")
+    refuse_failures(data)
