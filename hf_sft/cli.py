@@ -1,6 +1,7 @@
 """The commands; heavy imports inside each, so that --help, list and copy answer at once."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -10,12 +11,14 @@ from pathlib import Path
 
 from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
+from hf_sft.told import Told
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 2 a mistake the user can fix, 130 interrupted."""
+    logging.lastResort.setFormatter(Told())
     arguments, rest = parser().parse_known_args(argv)
     try:
         arguments.overrides = overrides(rest, arguments)
@@ -131,7 +134,7 @@ def find_recipe(name: str, known: dict[str, Path]) -> Path:
     Raises:
         RecipeError: neither; the message names the nearest.
     """
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name)
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_sft.errors import RecipeError
+from hf_sft.told import told
 
 
 def add(command) -> None:
@@ -31,7 +32,7 @@ def new_recipe(arguments: argparse.Namespace) -> None:
     if output is None:
         _refuse(output := Path(f"{proposal.name}.yaml"))
     _write(output, proposal.text(str(output)))
-    print(summary(proposal))
+    print(told(summary(proposal)))
     print(f"\n{output}: written. Next:\n  hf-sft check {output}\n  hf-sft run {output}")
 
 

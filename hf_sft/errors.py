@@ -3,9 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+from hf_sft.told import told
+from hf_sft.visible import one_line
+
 
 class UserError(Exception):
-    """A mistake outside the program; the message names the place, the value and the remedy."""
+    """A mistake outside the program; the message names the place, the value and the remedy.
+
+    As text, nothing in it that comes from data can steer a terminal, and no token is in it.
+    """
+
+    def __str__(self) -> str:
+        return told(super().__str__())
 
 
 class RecipeError(UserError):
@@ -30,6 +39,6 @@ def nearest(name: object, choices: Iterable[object]) -> str:
 
 def listing(names: Iterable[object], most: int = 12) -> str:
     """Write names as one line, cut after ``most`` with the count of the rest."""
-    names = [str(name) for name in names]
+    names = [one_line(name) for name in names]
     rest = f", … ({len(names) - most} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,6 +1,7 @@
 """Image files before they are used: their size from the header, and what is wrong with them."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import EpsImagePlugin
 from PIL import Image as Picture
 from PIL.ExifTags import Base
 
-ENDINGS = {end for end, kind in Picture.registered_extensions().items() if kind in Picture.OPEN}
+PROGRAMS = {"EPS"}  # PostScript: not pictures but programs, which Ghostscript would have to run
+EpsImagePlugin.gs_binary = False  # it is never started, whatever a file calls itself
+ENDINGS = {
+    end
+    for end, kind in Picture.registered_extensions().items()
+    if kind in Picture.OPEN and kind not in PROGRAMS
+}
 TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 CHECKED_BY_SUM = {"PNG"}  # formats whose ``verify`` compares a checksum of all that is stored
 AT_ONCE = 256  # images that wait in memory while some are looked at
@@ -78,11 +86,12 @@ def _opened(image: Undecoded | str | Path, use: Callable[[Any], Result]) -> Resu
     if isinstance(image, str | Path):
         image = {"path": str(image), "bytes": None}
     name = image["path"] or "(bytes in the data)"
-    if image["bytes"] is None and image["path"] and not Path(image["path"]).is_file():
+    if image["bytes"] is None and image["path"] and not os.path.isfile(image["path"]):
         raise BrokenImage(f"'{name}' does not exist. Correct the path, or remove the row.")
     source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
     try:
         with Picture.open(source) as picture:
+            _refuse_programs(name, picture)
             _refuse_huge(name, picture)
             return use(picture)
     except BrokenImage:
@@ -91,6 +100,13 @@ def _opened(image: Undecoded | str | Path, use: Callable[[Any], Result]) -> Resu
         raise BrokenImage(f"'{name}' is too large ({error}). Make it smaller.") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
         raise BrokenImage(f"'{name}' cannot be decoded ({error}). Replace or remove it.") from error
+
+
+def _refuse_programs(name: str, picture: Picture.Image) -> None:
+    if picture.format in PROGRAMS:
+        raise BrokenImage(
+            f"'{name}' is PostScript ({picture.format}), a program that draws. Save it as PNG."
+        )
 
 
 def _refuse_huge(name: str, picture: Picture.Image) -> None:

@@ -4,6 +4,7 @@ Sources: a Hub id (Transformers or ``timm/...``), a local folder, ``package:modu
 installed package, or a weight file with the timm ``architecture`` it belongs to.
 """
 
+import os
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -93,7 +94,7 @@ def _folder(name: str, locate: Locate) -> Path | None:
         path = locate(name)
     except UserError:
         path = Path(name)
-    return path if path.is_dir() else None
+    return path if os.path.isdir(path) else None
 
 
 def _only_weights(folder: Path) -> Path:

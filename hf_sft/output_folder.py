@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_sft.errors import RecipeError, listing
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump, read
+from hf_sft.training.checkpoint_code import refuse_code
 from hf_sft.training.run_record import recorded_source
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
 
     Raises:
         RecipeError: the folder holds a finished run, another run, or something else altogether.
+        UserError: its checkpoint holds code.
     """
     folder = recipe.output_dir
     place = f"training.output_dir: '{folder}'"
@@ -63,6 +65,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         raise RecipeError(f"{place} holds an unfinished run, not to be resumed. {remedy}")
     checkpoint = newest_whole_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
+        refuse_code(checkpoint)
         log.warning("Going on from %s.", checkpoint)
     return str(checkpoint) if checkpoint is not None else None
 

@@ -1,5 +1,6 @@
 """Weights from a folder or a Hub id: ``from_pretrained`` with every parameter accounted for."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **setting
     except Exception as error:  # bad json, torn tensors, pickles with code: a dozen unrelated types
         reason = str(error).strip()
         reason = reason if len(reason) < 600 else f"{reason[:600]} …"
-        what = "cannot be loaded" if Path(arguments[0]).exists() else NO_FOLDER
+        what = "cannot be loaded" if os.path.exists(arguments[0]) else NO_FOLDER
         raise SourceError(
             f"model.name: {source.name!r} {what} ({type(error).__name__}): {reason}"
         ) from error

@@ -21,7 +21,7 @@ from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
 from hf_sft.penalties import Penalty
 from hf_sft.problems import problem
-from hf_sft.recipe_text import BLOCKS, apply_override, read
+from hf_sft.recipe_text import BLOCKS, apply_override, read, refuse_tokens
 from hf_sft.resources import Locate, locator
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
@@ -84,6 +84,7 @@ class Recipe:
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
         return cls(path=path, base=base, raw=raw, **blocks)
+        refuse_tokens(raw, path.name)
 
     @property
     def name(self) -> str:

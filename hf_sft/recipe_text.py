@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
+from hf_sft.bounded import bounded
 from hf_sft.errors import RecipeError, listing
+from hf_sft.tokens import token_places
 
 BLOCKS = (
     "task", "data", "model", "penalty", "freeze", "learning_rates", "training", "early_stopping",
@@ -71,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
         RecipeError: no such file, no YAML, or no mapping.
     """
     try:
-        raw = yaml.load(path.read_text("utf-8-sig"), _Loader)  # noqa: S506 (a SafeLoader)
+        raw = bounded(yaml.load(path.read_text("utf-8-sig"), _Loader))  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise RecipeError(
             f"recipe: '{path}' cannot be read ({error.strerror}). `hf-sft list` shows those that "
@@ -82,6 +84,18 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise RecipeError(f"{path.name}: a mapping of blocks is wanted ({listing(BLOCKS)}).")
     return raw
+
+
+def refuse_tokens(raw: dict[str, Any], file: str) -> None:
+    """A recipe is kept beside its run and published with it; a token must not be.
+
+    Raises:
+        RecipeError: where there is one, every place.
+    """
+    if places := token_places(raw):
+        told = "a recipe is kept and published, a token is not. Remove it, and run "
+        told += "`hf auth login`, or set HF_TOKEN."
+        raise RecipeError("\n".join(f"{file}: {place}: {told}" for place in places))
 
 
 def dump(raw: dict[str, Any]) -> str:
@@ -108,7 +122,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not all([*outer, last]):
         raise RecipeError(f"{override!r} is no override; write key.inner=value.")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506
+        value = bounded(yaml.load(text, _Loader))  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{override!r}: the value is no YAML: {error}") from error
     place: Any = raw

@@ -32,7 +32,7 @@ def locator(folder: Path) -> Locate:
             return package_path(name)
         paths = [root / os.path.expanduser(name) for root in roots]
         for path in paths:
-            if path.exists():
+            if os.path.exists(path):  # a name that cannot be one does not raise here
                 return path.resolve()
         looked = " and ".join(f"'{root}'" for root in roots)
         hint = "" if len(roots) > 1 else ", or set HF_SFT_DATA to the folder that holds it"
@@ -46,7 +46,7 @@ def locator(folder: Path) -> Locate:
 
 
 def _siblings(path: Path) -> list[Path]:
-    return list(path.parent.iterdir()) if path.parent.is_dir() else []
+    return list(path.parent.iterdir()) if os.path.isdir(path.parent) else []
 
 
 def package_path(name: str) -> Path:
@@ -59,7 +59,7 @@ def package_path(name: str) -> Path:
     path = (root / inside).resolve()
     if not path.is_relative_to(root):
         raise ResourceError(f"{name!r} leaves the folder of the package {module!r}.")
-    if not path.exists():
+    if not os.path.exists(path):
         there = sorted(entry.name for entry in root.iterdir())
         beside = [entry.name for entry in _siblings(path)]
         raise ResourceError(

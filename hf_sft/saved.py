@@ -20,6 +20,7 @@ from hf_sft.recipe import Recipe
 from hf_sft.reporting.outcome import plain_metrics
 from hf_sft.running import load_data
 from hf_sft.table import table
+from hf_sft.told import Terminal
 from hf_sft.training.fixed_draws import FixedDraws
 from hf_sft.training.ragged_labels import RaggedLabels
 from hf_sft.training_arguments import of_task
@@ -41,9 +42,11 @@ def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     recipe = output_folder.recorded_recipe(run, opens)
     folder = run / output_folder.MODEL
     try:
-        auto = recipe.task.auto_model(transformers.AutoConfig.from_pretrained(folder))
-        model = auto.from_pretrained(folder)
-        processor = getattr(transformers, recipe.task.auto_processor).from_pretrained(folder)
+        trust = {"trust_remote_code": recipe.model.trust_remote_code}  # never asked for at a prompt
+        auto = recipe.task.auto_model(transformers.AutoConfig.from_pretrained(folder, **trust))
+        model = auto.from_pretrained(folder, **trust)
+        reads = getattr(transformers, recipe.task.auto_processor)
+        processor = reads.from_pretrained(folder, **trust)
     except Exception as error:  # bad json, torn tensors: a dozen unrelated types
         raise SourceError(f"'{folder}' cannot be loaded: {error}. Train it anew.") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,7 +155,7 @@ def predict(run: Path, given: Path, output: Path | None, batch_size: int) -> Non
     if not os.path.exists(given):
         raise DataError(f"'{given}' does not exist; give a file or a folder.")
     if output is None:
-        write_csv(sys.stdout, *_labelled(run, given, batch_size))
+        write_csv(Terminal(sys.stdout), *_labelled(run, given, batch_size))
         return
     if draws:
         with whole_folder(output) as folder, whole_file(folder / TABLE) as file:

@@ -1,7 +1,6 @@
 """SQuAD's json, nested by article or flat, as rows whose answers lie where they say."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from hf_sft.errors import DataError
+from hf_sft.json_text import parsed
 from hf_sft.table_files import ending, read_table, read_text
 
 MOST = 5  # problems of one file that are told one by one
@@ -110,14 +110,15 @@ def _json(path: Path, where: str) -> Any:
     if ending(path) != "json" or not path.is_file():
         return None
     try:
-        return json.loads(read_text(path, where))
+        return parsed(read_text(path, where))
     except ValueError:
         return None  # one object per line, or a mistake that the table reader will tell
 
 
 def _is_nested(found: Any) -> bool:
     data = found.get("data") if isinstance(found, dict) else None
-    return isinstance(data, list) and bool(data) and "paragraphs" in data[0]
+    first = data[0] if isinstance(data, list) and data else None
+    return isinstance(first, dict) and "paragraphs" in first
 
 
 def _nested(articles: list, where: str) -> Iterator[tuple[str, Row]]:

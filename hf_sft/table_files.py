@@ -1,8 +1,6 @@
 """Tables in files, csv, tsv, json, jsonl (also .gz) and parquet, as typed rows; faults by line."""
 
-import bisect
 import csv
-import gzip
 import io
 import json
 import logging
@@ -10,16 +8,17 @@ import mimetypes
 import os
 import re
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
+from hf_sft.arrow_columns import array
 from hf_sft.errors import DataError, listing
+from hf_sft.json_text import parsed
+from hf_sft.packed import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +93,20 @@ def read_table(path: Path, place: str) -> Dataset:
         columns = _csv_columns(text, _delimiter(text, DELIMITERS[kind], where), where)
     else:
         columns = _json_columns(text, kind == "jsonl", where)
-    return Dataset(
-        pa.table({name: _array(values, name, where) for name, values in columns.items()})
-    )
+    found = pa.table({name: array(values, name, where) for name, values in columns.items()})
+    try:
+        return Dataset(found)
+    except ValueError as error:  # what datasets keeps of a name ends at a NUL
+        raise DataError(
+            f"{where}: the names of its columns ({listing(map(repr, columns))}), or of the fields "
+            "in them, cannot be kept; is there a NUL in one? Name them with letters."
+        ) from error
 
 
 def _parquet(path: Path, where: str) -> Dataset:
     try:
         return load_dataset("parquet", data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError, OSError) as error:
+    except Exception as error:  # datasets and pyarrow raise whatever a broken file leads them into
         raise DataError(f"{where} cannot be read as parquet: {error.__cause__ or error}") from error
 
 
@@ -113,11 +117,9 @@ def read_text(path: Path, where: str) -> str:
         DataError: it cannot be read, or is not UTF-8; with the line.
     """
     try:
-        raw = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
+        raw = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where} cannot be read: {error}.") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -189,7 +191,7 @@ def _typed(column: Any) -> list:
 def _json_columns(text: str, lines: bool, where: str) -> dict[str, list]:
     whole = None
     try:
-        found = None if lines else json.loads(text)
+        found = None if lines else parsed(text)
     except ValueError as error:
         found, whole = None, error
     if isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
@@ -219,29 +221,10 @@ def _json_lines(text: str, where: str, whole: Any = None) -> list[tuple[int, Any
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if line.strip():
-                rows.append((number, json.loads(line)))
+                rows.append((number, parsed(line)))
         except ValueError as error:
             told = error if rows or not isinstance(whole, json.JSONDecodeError) else whole
             place = number if told is error else whole.lineno
             said = str(told).partition(": line ")[0]  # its own line is counted from this text's
             raise DataError(f"{where} line {place}: {said}. Wanted: {FORMS}.") from error
     return rows
-
-
-def _array(values: list, name: str, where: str) -> Any:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError) as error:
-        first = bisect.bisect_left(range(1, len(values)), True, key=lambda n: _mixed(values[:n]))
-        raise DataError(
-            f"{where} row {first + 1}: column {name!r} mixes types ({error}); here it has "
-            f"{values[first]!r:.60}. Give all its values one type."
-        ) from error
-
-
-def _mixed(values: list) -> bool:
-    try:
-        pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        return True
-    return False

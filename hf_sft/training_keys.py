@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 from hf_sft.errors import listing, nearest
 
 KEYS = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-TOKENS = ("hub_token",)
 MANY = math.inf
 RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0, MANY),
@@ -58,12 +57,6 @@ def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
     hints = typing.get_type_hints(TrainingArguments) | OURS
     checked = {}
     for key, value in raw.items():
-        if key in TOKENS:
-            problems.append(
-                f"training.{key}: a recipe is kept and published, a token is not. Run "
-                "`hf auth login`, or set HF_TOKEN."
-            )
-            continue
         if key in WRITING:
             problems.append(f"training.{key}: the task decides that. {WRITING[key]}.")
             continue
@@ -103,7 +96,8 @@ def _range_problem(key: str, value: Any) -> str | None:
     if key == "max_steps" and value != -1 and value < 1:  # 0 would be one step at rate 0
         return f"should be at least 1, or -1 (num_train_epochs decides), found {value!r}."
     least, most = RANGES.get(key, (-MANY, MANY))
-    if not (least <= value <= most and math.isfinite(value)):
+    finite = isinstance(value, int) or math.isfinite(value)  # 10**400 is, and is no float
+    if not (least <= value <= most and finite):
         limit = f"at least {least}" if most == MANY else f"between {least} and {most}"
         return f"should be {limit if key in RANGES else 'a finite number'}, found {value!r}."
     return None

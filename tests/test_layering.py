@@ -11,7 +11,7 @@ ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
 visible tokens bounded
 told
-errors packed table arms paired
+errors packed json_text table arms paired
 transferability
 component resources recipe_text problems draws
 comparison
@@ -25,7 +25,7 @@ penalties freezing
 rates moved_rows alike_lengths ragged_labels fixed_draws
 source_function plan_follower pull features geometry
 stored_features
-loss_scale run_record running_loss renamed_checkpoint tell_epoch
+checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch
 optimizer_setup watch fisher fisher_cache trace row_identity
 seam
 replay
@@ -35,6 +35,7 @@ prefix
 rehearsal prior_data completed
 source_pass trainer_memory cached_training
 trainer
+arrow_columns
 table_files images on_disk
 squad_files
 loaders tasks

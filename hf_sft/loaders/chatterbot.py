@@ -6,6 +6,7 @@ from typing import Literal
 import yaml
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hf_sft.bounded import bounded
 from hf_sft.errors import DataError
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
@@ -46,7 +47,7 @@ class Chatterbot(Loader):
     def _statements(self, file: Path) -> list[str]:
         most = 1 if self.statements == "first" else None
         try:
-            conversations = yaml.safe_load(file.read_text("utf-8"))["conversations"]
+            conversations = bounded(yaml.safe_load(file.read_text("utf-8")))["conversations"]
             found = [str(text).strip() for talk in conversations for text in talk[:most]]
         except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             raise DataError(f"data.path: '{file.name}' is no chatterbot corpus: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_sft.errors import DataError, listing
+from hf_sft.json_text import parsed
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
 
@@ -58,7 +59,7 @@ class Clinc(Loader):
 def _object(path: Path, where: str) -> dict[str, Any]:
     """The file's splits; the known ones only."""
     try:
-        found = json.loads(path.read_text("utf-8-sig"))
+        found = parsed(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:  # bytes that are not UTF-8 are a ValueError
         raise DataError(f"{where} cannot be read as json ({error}). Wanted: {FORM}.") from error
     if not isinstance(found, dict):

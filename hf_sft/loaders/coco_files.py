@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sft.errors import DataError, listing
+from hf_sft.json_text import parsed
 from hf_sft.loaders.objects import Annotated, Thing, few, inside, refuse, sizes
 
 FORM = '{"images": [{"id", "file_name"}], "annotations": […], "categories": [{"id", "name"}]}'
@@ -42,8 +43,8 @@ def read_coco(
 
 def _object(path: Path, place: str) -> dict[str, list]:
     try:
-        found = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parsed(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{place} cannot be read as json ({error}). Wanted: {FORM}.") from error
     if not isinstance(found, dict):
         raise DataError(f"{place} holds {type(found).__name__}, not an object. Wanted: {FORM}.")

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from datasets import DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
 from hf_sft.errors import DataError, UserError, listing, nearest
 from hf_sft.loaders.base import Loader
@@ -39,7 +38,7 @@ class Hub(Loader):
             place = self.path
         try:
             found = load_dataset(place, self.name, revision=self.revision)
-        except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # datasets raises whatever a broken file leads it into
             raise DataError(
                 f"data.path: {self.path!r} cannot be loaded as a folder or from the Hub: "
                 f"{error.__cause__ or error}"

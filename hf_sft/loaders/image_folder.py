@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from PIL import Image as Picture
 
 from hf_sft.errors import DataError, listing
+from hf_sft.images import ENDINGS
 from hf_sft.loaders.base import Loader
 from hf_sft.resources import Locate
 
@@ -20,7 +19,6 @@ SPLITS = {  # split -> what its folder may be called; beside a folder ``train``,
     "test": ("test",),
 }
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-ENDINGS = {end for end, kind in Picture.registered_extensions().items() if kind in Picture.OPEN}
 HIDDEN = (".", "__")  # .DS_Store, ._photo.jpg, __MACOSX
 
 log = logging.getLogger(__name__)
@@ -95,7 +93,7 @@ class ImageFolder(Loader):
         patterns = {split: f"{glob.escape(str(part))}/**" for split, part in parts.items()}
         try:
             data = load_dataset("imagefolder", data_files=patterns)
-        except (DatasetGenerationError, OSError, ValueError) as error:
+        except Exception as error:  # datasets raises whatever a broken table leads it into
             raise DataError(
                 f"data.path: {self.path!r} cannot be read with its metadata file: "
                 f"{error.__cause__ or error}"

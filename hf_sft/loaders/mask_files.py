@@ -64,15 +64,15 @@ def _places(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path
     above = {
         split: (folder / name / images, folder / name / masks)
         for name, split in SPLITS.items()
-        if (folder / name / images).is_dir()
+        if os.path.isdir(folder / name / images)
     }
     below = {
         split: (folder / images / name, folder / masks / name)
         for name, split in SPLITS.items()
-        if (folder / images / name).is_dir()
+        if os.path.isdir(folder / images / name)
     }
     found = above or below
-    if not found and (folder / images).is_dir():
+    if not found and os.path.isdir(folder / images):
         found = {"train": (folder / images, folder / masks)}
     if not found:
         there = listing(sorted(entry.name for entry in folder.iterdir())) or "nothing"
@@ -81,7 +81,7 @@ def _places(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path
             f"({listing(SPLITS)}); it holds {there}. Name the folders with data.images and "
             "data.masks."
         )
-    missing = [place for _, place in found.values() if not place.is_dir()]
+    missing = [place for _, place in found.values() if not os.path.isdir(place)]
     if missing:
         raise DataError(
             "data.masks: there is no folder "

@@ -13,6 +13,7 @@ from hf_sft import images
 from hf_sft.errors import DataError, listing
 from hf_sft.loaders.base import Loader
 from hf_sft.loaders.mask_files import Pair, pairs
+from hf_sft.loaders.text_files import read_text
 from hf_sft.resources import Locate
 
 IGNORE = 255  # what a colour named ``ignore`` becomes: the task's own default for no class
@@ -87,7 +88,7 @@ class MaskFolder(Loader):
             return self.classes or coloured
         if not file.is_file():
             return None
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = read_text(file, "data.path").split("\n")
         names = [line.strip() for line in lines if line.strip()]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"data.path: '{NAMES}' names {listing(twice)} twice. Name them apart.")

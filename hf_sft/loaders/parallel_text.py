@@ -1,7 +1,5 @@
 """Parallel text: line i of one file is the translation of line i of the other."""
 
-import gzip
-import zlib
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from hf_sft.errors import DataError, UserError
 from hf_sft.loaders.base import Loader
+from hf_sft.packed import read_bytes
 from hf_sft.resources import Locate
 
 MOST_LINES = 5  # blank lines that are named one by one
@@ -103,11 +102,9 @@ def read_lines(path: Path, where: str) -> list[str]:
         DataError: it cannot be read, or a line is not UTF-8.
     """
     try:
-        raw = path.read_bytes()
-        if path.name.endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
+        raw = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where} cannot be read: {error}.") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

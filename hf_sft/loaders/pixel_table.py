@@ -1,7 +1,6 @@
 """Images written as rows of pixel values in a csv, as MNIST often is."""
 
 import io
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from hf_sft.errors import DataError
 from hf_sft.loaders.base import Loader
+from hf_sft.packed import read_bytes
 from hf_sft.resources import Locate
 
 
@@ -47,8 +47,8 @@ class PixelTable(Loader):
     def _read_file(self, split: str, path: Path) -> Dataset:
         where = f"data.{split}: '{path.name}'"
         try:
-            table = pd.read_csv(path, header=0 if self.header else None)
-        except (ValueError, OSError, EOFError, zlib.error) as error:
+            table = pd.read_csv(io.BytesIO(read_bytes(path)), header=0 if self.header else None)
+        except (ValueError, OSError, OverflowError) as error:
             raise DataError(f"{where} cannot be read: {error}") from error
         wanted = self.height * self.width + 1
         if table.shape[1] != wanted:

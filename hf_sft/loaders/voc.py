@@ -1,5 +1,6 @@
 """Pascal VOC: an xml file of boxes for every image, and lists of the images of each split."""
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -86,7 +87,7 @@ class Voc(BoxLoader):
                 f"{listing(sorted(entry.name for entry in folder.iterdir()))}."
                 f"{nearest(place.name, [entry.name for entry in folder.iterdir()])}"
                 for split, place in found.items()
-                if not place.exists()
+                if not os.path.exists(place)
             ]
             refuse(problems)
             return found
@@ -168,7 +169,7 @@ def annotation_of(folder: Path, name: str) -> Path | None:
     for stem in (name, listed[1] if listed else name):
         path = Path(stem.replace("\\", "/"))
         for candidate in (path.name, path.stem):
-            if (file := folder / f"{candidate}.xml").is_file():
+            if os.path.isfile(file := folder / f"{candidate}.xml"):
                 return file
     return None
 

@@ -1,6 +1,7 @@
 """An annotation of Pascal VOC, read safely: no document type, so that no entity expands."""
 
 import math
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -70,7 +71,7 @@ def _root(file: Path) -> ElementTree.Element:
 def image_beside(folder: Path, stem: str) -> Path | None:
     """The image of that name, with any ending that can be read."""
     for ending in (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", *sorted(ENDINGS)):
-        if (path := folder / f"{stem}{ending}").is_file():
+        if os.path.isfile(path := folder / f"{stem}{ending}"):
             return path
     return None
 
@@ -83,7 +84,7 @@ def _named_image(root: ElementTree.Element, file: Path, images: Path) -> Path:
             f"'{file.name}' names the image {name!r}; wanted a path below '{images.name}', "
             "without '..'. Correct it."
         )
-    if not name or not path.is_file():
+    if not name or not os.path.isfile(path):
         raise DataError(
             f"'{file.name}' has no image: neither '{file.stem}.jpg' (or .png, …) nor {name!r} "
             f"lies in '{images.name}'. Add it, remove the xml, or correct data.images."

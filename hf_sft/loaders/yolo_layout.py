@@ -1,5 +1,6 @@
 """Where the images and classes of a YOLO data set are: its data.yaml, or its folders."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hf_sft.bounded import bounded
 from hf_sft.errors import DataError, listing
 from hf_sft.images import ENDINGS
 from hf_sft.loaders.objects import few, inside
@@ -62,8 +64,8 @@ def lines_of(lines: list[str]) -> list[str]:
 
 def _of_yaml(file: Path) -> Layout:
     try:
-        found = yaml.safe_load(read_text(file, "data.path"))
-    except (yaml.YAMLError, RecursionError) as error:
+        found = bounded(yaml.safe_load(read_text(file, "data.path")))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"data.path: '{file.name}' cannot be read as yaml: {error}") from error
     if not isinstance(found, dict) or "names" not in found:
         raise DataError(
@@ -92,7 +94,7 @@ def _root(file: Path, path: Any) -> Path:
     """The folder that the yaml's paths start from: its ``path`` below its own folder."""
     if path is None:
         return file.parent
-    if (root := inside(file.parent, path)) is None or not root.is_dir():
+    if (root := inside(file.parent, path)) is None or not os.path.isdir(root):
         raise DataError(
             f"data.path: '{file.name}' says path: {path!r}, which is no folder below the yaml's "
             "own. Remove that line, and give train and val relative to the yaml."
@@ -111,7 +113,7 @@ def _places(root: Path, given: Any) -> tuple[list[Path], list[str]]:
         place = inside(root, near)
         if place is None:
             problems.append(f"{name!r} leads out of the data's folder. Give it relative to that.")
-        elif not place.exists():
+        elif not os.path.exists(place):
             problems.append(f"{name!r} does not exist in '{root.name}'. Correct or remove it.")
         else:
             places.append(place)
@@ -184,7 +186,7 @@ def _listed(root: Path, split: str, file: Path) -> list[Path]:
         if None in found:
             bad.append(f"line {number}: {name!r} leads out of the data's folder.")
             continue
-        images.append(next((path for path in found if path.is_file()), found[0]))
+        images.append(next((path for path in found if os.path.isfile(path)), found[0]))
     if bad:
         raise DataError("\n".join(few(f"data.{split}: '{file.name}'", bad)))
     return images

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hf_sft.bounded import bounded
 from hf_sft.errors import DataError, listing
 from hf_sft.loaders.voc import Voc
 from hf_sft.loaders.yolo_layout import CLASSES, YAMLS
@@ -106,7 +107,7 @@ def is_yolo(file: Path) -> bool:
     if file.suffix.lower() not in (".yaml", ".yml"):
         return False
     try:
-        found = yaml.safe_load(file.read_text("utf-8-sig"))
+        found = bounded(yaml.safe_load(file.read_text("utf-8-sig")))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(found, dict) and "names" in found and bool({"train", "nc"} & set(found))

@@ -1,7 +1,6 @@
 """Which loader reads a file, a folder or a data set of the Hub, and its ``data`` block."""
 
 import gzip
-import json
 import math
 import os
 import re
@@ -10,6 +9,7 @@ from typing import Any
 
 from hf_sft.errors import DataError, listing
 from hf_sft.images import ENDINGS as IMAGES
+from hf_sft.json_text import parsed
 from hf_sft.new.image_data import TASKS as IMAGE_TASKS
 from hf_sft.new.image_data import annotations_block, image_block
 from hf_sft.new.language_files import by_language
@@ -125,7 +125,7 @@ def _endings(task: str) -> list[str]:
 def _is_clinc(path: Path) -> bool:
     """Whether it is ``{split: [[text, label], …]}``."""
     try:
-        found = json.loads(path.read_text("utf-8-sig"))
+        found = parsed(path.read_text("utf-8-sig"))
     except (OSError, ValueError):
         return False
     return (

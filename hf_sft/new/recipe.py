@@ -34,6 +34,7 @@ from hf_sft.recipe_text import BLOCKS, apply_override, dump
 from hf_sft.resources import PACKAGE, Locate, locator
 from hf_sft.tasks import Task
 from hf_sft.tasks.translation_column import unfolded
+from hf_sft.visible import one_line
 
 WIDTH = 100  # of a comment
 TOKENIZER, CONFIG = "tokenizer_config.json", "config.json"
@@ -97,7 +98,7 @@ def _wrapped(line: str) -> list[str]:
     indent = " " * (len(line) - len(line.lstrip()))
     further = f"# {indent}  " if line.lstrip().startswith("- ") else f"# {indent}"
     return textwrap.wrap(
-        line.strip(), WIDTH, initial_indent=f"# {indent}", subsequent_indent=further,
+        one_line(line.strip()), WIDTH, initial_indent=f"# {indent}", subsequent_indent=further,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 

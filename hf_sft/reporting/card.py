@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from hf_sft.reporting import report_page as page
 from hf_sft.reporting.report import Report, origin
 from hf_sft.reporting.usage import is_timm, usage
+from hf_sft.visible import visible
 
 SCORES = ("precision", "recall", "f1")
 METRICS = {  # ours -> the Hub's name, and the metric's arguments
@@ -128,7 +129,7 @@ def _bad_values(value: Any, place: str) -> Iterator[str]:
 
 def plain(text: Any) -> str:
     """Text that Markdown shows as it is: one line, no markup, no link, no HTML, no table cell."""
-    line = " ".join(str(text).split())
+    line = visible(" ".join(str(text).split()))
     return re.sub(r"([\\`*_{}\[\]<>#!|~&$@]|:(?=\S)|(?<=www)\.)", r"\\\1", line)
 
 

@@ -17,6 +17,7 @@ from hf_sft.tasks.segmentation_drawing import drawn, palette_png
 from hf_sft.tasks.segmentation_masks import Objects
 from hf_sft.tasks.segmentation_overlap import answered
 from hf_sft.tasks.segmentation_precision import found_objects
+from hf_sft.visible import one_line
 
 QUALITY = 90
 
@@ -106,7 +107,8 @@ class MaskWriter:
     def __init__(self, folder: Path, names: list[str]):
         self.folder, self.names, self.results, self.taken = folder, names, [], set()
         (folder / "overlays").mkdir()
-        (folder / "classes.txt").write_text("\n".join(names) + "\n", "utf-8")
+        lines = "".join(f"{one_line(name)}\n" for name in names)  # a name is a line
+        (folder / "classes.txt").write_text(lines, "utf-8")
 
     def write(self, found: Found) -> None:
         """The files of one image."""
