@@ -5,8 +5,10 @@ from typing import Any
 from hf_sft.errors import listing
 from hf_sft.outlook import Outlook
 from hf_sft.table import table as as_table
+from hf_sft.tasks.pooling import reads_mean
 from hf_sft.training.trainer import TransferTrainer
 
+READS_MEAN = "Head   reads the mean of all tokens (task.pooling)"
 MOST_LINES = 3  # of one group in the table
 MOST_NEW = 6  # parameters that are named one by one
 WAITS = {
@@ -32,10 +34,12 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
     lines = [
         f"Source {source}",
         f"New    {listing(_new(trainer), MOST_NEW) or 'nothing'}",
+        *([READS_MEAN] if reads_mean(trainer.model) else []),
         "Data   " + ", ".join(f"{split} {count:,}" for split, count in splits.items()),
         *(f"Pull   {pull}" for pull in pulls),
         as_table([HEADER[i] for i in keep], [[line[i] for i in keep] for line in cells]),
         *waits(trainer),
+        *([f"Cache  {trainer.cache_outlook()}"] if trainer.cache else []),
         f"{trains:,} of {total:,} parameters train. Weights, gradients, optimizer and θ⁰: "
         f"{memory(trainer) / 2**20:,.0f} MiB, activations not counted.",
     ]

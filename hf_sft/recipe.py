@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from hf_sft import component
 from hf_sft.adapter import Adapter, conflicts
 from hf_sft.averages import Average, averaging_conflicts
+from hf_sft.caching.feature_cache import FeatureCache
 from hf_sft.comparing.comparison import Comparison
 from hf_sft.drawn_anew import drawn_conflicts
 from hf_sft.early_stopping import EarlyStopping
@@ -19,13 +20,17 @@ from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
+from hf_sft.nonfinite import NonFinite
 from hf_sft.penalties import Penalty
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, read, refuse_tokens
 from hf_sft.resources import Locate, locator
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
-from hf_sft.training_keys import check_training
+from hf_sft.training_keys import check_training, metric_problems
+
+SINGLE = {"early_stopping": EarlyStopping, "cache": FeatureCache, "nonfinite": NonFinite,
+          "compare": Comparison}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Recipe:
     retention: Loader | None
     adapter: Adapter | None
     averaging: Average | None
+    cache: FeatureCache | None
+    nonfinite: NonFinite | None
     compare: Comparison | None
 
     @classmethod
@@ -77,14 +84,14 @@ class Recipe:
         base = path.resolve().parent if base is None else base
         raw = read(path)
         problems = _override_problems(raw, overrides)
+        refuse_tokens(raw, path.name)
         blocks = _blocks(raw, problems)
-        problems += _metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
+        problems += metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
         problems += drawn_conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
             raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
         return cls(path=path, base=base, raw=raw, **blocks)
-        refuse_tokens(raw, path.name)
 
     @property
     def name(self) -> str:
@@ -159,8 +166,7 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     for key, base in (("retention", Loader), ("adapter", Adapter), ("averaging", Average)):
         given = raw.get(key)
         blocks[key] = None if given is None else _component(base, given, key, problems)
-    single = {"early_stopping": EarlyStopping, "compare": Comparison}
-    for key, cls in single.items():
+    for key, cls in SINGLE.items():
         given = raw.get(key)
         blocks[key] = None if given is None else _validated(cls, given, key, problems)
     return blocks
@@ -220,20 +226,6 @@ def _validated(cls: type[BaseModel], raw: Any, where: str, problems: list[str]) 
             return None
         right = {key: value for key, value in raw.items() if key not in wrong}
         return _validated(cls, right, where, [])  # its files are looked for all the same
-
-
-def _metric_problems(blocks: dict[str, Any]) -> list[str]:
-    """Trainer looks for ``metric_for_best_model`` only after the first epoch."""
-    metric, task = blocks["training"].get("metric_for_best_model"), blocks.get("task")
-    if metric is None or task is None:
-        return []
-    known = ["loss", *task.metric_names]
-    if metric.removeprefix("eval_") in known:
-        return []
-    return [
-        f"training.metric_for_best_model: {metric!r} is not measured. Choices: {listing(known)}."
-        f"{nearest(metric, known)}"
-    ]
 
 
 def _check_files(blocks: dict[str, Any], locate: Locate, problems: list[str]) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from hf_sft.adapter import Adapter
 from hf_sft.averages import Average
+from hf_sft.caching.feature_cache import FeatureCache
 from hf_sft.comparing.comparison import Comparison
 from hf_sft.component import Component, choices, find
 from hf_sft.early_stopping import EarlyStopping
@@ -23,6 +24,7 @@ from hf_sft.errors import RecipeError, listing, nearest
 from hf_sft.freezing import FreezePolicy
 from hf_sft.loaders import Loader
 from hf_sft.model_source import ModelSource
+from hf_sft.nonfinite import NonFinite
 from hf_sft.penalties import Penalty
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
@@ -40,6 +42,8 @@ SINGLE: dict[str, type[BaseModel]] = {  # blocks of one form
     "learning_rates": LearningRate,
     "early_stopping": EarlyStopping,
     "compare": Comparison,
+    "cache": FeatureCache,
+    "nonfinite": NonFinite,
 }
 SHARED = ("base", "averages")  # modules that speak of more than one type
 SECTION = re.compile(r"^(Keys|Example|Raises|Attributes|Args):\s*(.*)$")

@@ -9,7 +9,7 @@ import transformers
 from datasets import DatasetDict
 from transformers import TrainingArguments
 
-from hf_sft import hub, model_folder, output_folder, plan
+from hf_sft import hub, model_folder, output_folder, plan, unlost
 from hf_sft.adapter import adapted, merged, save_adapters
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.averages import take_average_
@@ -95,11 +95,12 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
         refuse_other_source(Path(resume), prepared.trainer.starting_point.fingerprint)
     prepared.rehearse(recipe)
     output_folder.record(recipe, args, overwrite, identity)
-    prepared.trainer.train(resume_from_checkpoint=resume)
+    unlost.train(prepared.trainer, resume)
     take_average_(prepared.trainer)
-    keep_model(recipe, prepared)  # before anything is measured: the training is not lost then
-    report = Report.of(recipe, prepared, started)
-    publish(recipe, prepared, report)
+    with unlost.written(recipe.output_dir):
+        keep_model(recipe, prepared)  # before anything is measured: the training is not lost then
+        report = Report.of(recipe, prepared, started)
+        publish(recipe, prepared, report)
     return report
 
 
@@ -171,6 +172,8 @@ def build_trainer(
         penalty=recipe.penalty,
         freeze=recipe.freeze,
         learning_rates=recipe.learning_rates,
+        cache=recipe.cache,
+        nonfinite=recipe.nonfinite,
         source=source_model(recipe, loaded),
         rows=loaded.rows,
         fresh=loaded.fresh,
@@ -234,16 +237,5 @@ def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
         (folder / "README.md").write_text(card.render(report), "utf-8")
         (folder / "report.html").write_text(report_page.render(report), "utf-8")
         if recipe.training.get("push_to_hub"):
-            push_as_asked(recipe)
+            hub.push_as_asked(folder, recipe.training)
     trainer.accelerator.wait_for_everyone()
-
-
-def push_as_asked(recipe: Recipe) -> None:
-    """Push with the ``training`` block's ``hub_*`` keys; private unless they say otherwise."""
-    asked = recipe.training
-    hub.push(
-        recipe.output_dir,
-        asked.get("hub_model_id") or recipe.output_dir.resolve().name,
-        private=asked.get("hub_private_repo"),
-        revision=asked.get("hub_revision"),
-    )

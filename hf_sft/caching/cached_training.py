@@ -45,14 +45,23 @@ class CachedTraining:
         if self.cache is None:
             return None
         try:
+            prefix = self.planned_cache(checkpoint)
+            log.info("Feature cache %s.", prefix)
             with undisturbed(self.model):
-                prefix = self.planned_cache(checkpoint)
-                log.info("Feature cache %s.", prefix)
                 prefix.build()
-                return prefix
+            return prefix
         except (NoCache, OSError) as reason:
             log.warning("No feature cache: %s. Training goes on without.", reason)
             return None
+
+    def cache_outlook(self) -> str:
+        """What will be kept, how much it is and whether it is there; or why nothing will be."""
+        try:
+            prefix = self.planned_cache()
+            prefix.refuse_useless()
+        except NoCache as reason:
+            return f"none: {reason}"
+        return f"{prefix}, {'to be made' if prefix.missing else 'there already'}"
 
     def planned_cache(self, checkpoint: Path | None = None) -> Prefix:
         """What `train` would keep, from a checkpoint on or from the start.
@@ -61,7 +70,8 @@ class CachedTraining:
             NoCache: nothing, and why.
         """
         refuse_unfit(self)
-        return Prefix(self, self.cache, Phase(self, checkpoint))
+        with undisturbed(self.model):
+            return Prefix(self, self.cache, Phase(self, checkpoint))
 
     def _kept(self, rows: Any) -> KeptRows | None:
         kept = self.prefix.sets.get(id(rows)) if self.prefix is not None else None

@@ -17,8 +17,15 @@ ABOUT = "identity.json"  # in the folder of a data set: what it is of; its time 
 class FeatureCache(BaseModel):
     """Compute the frozen layers below the first that trains once per row, and read them after that.
 
-    ``dtype`` of what is stored; ``max_gb`` (10⁹ bytes) of all that is in the ``folder``: what was
-    used longest ago makes room, and what does not fit alone is not cached.
+    Training, and evaluation while it lasts, go on from what is stored. Where that would not be the
+    same, or would not pay, a warning says why, and the training runs whole.
+
+    Keys:
+        dtype: of the stored numbers; float32 leaves every weight as it would be without a cache.
+        max_gb: 10⁹ bytes, of all that is in the folder; what was used longest ago makes room.
+        folder: where they lie; by default below Hugging Face's own cache, for later runs too.
+
+    Example: {dtype: float32, max_gb: 10}
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -66,18 +66,32 @@ class Prefix:
         """Whether nothing below the seam trains now."""
         return not any(parameter.requires_grad for parameter in self.still.values())
 
+    @property
+    def missing(self) -> int:
+        """Bytes that are not there yet."""
+        every = [kept.chunks for kept in self.sets.values()]
+        return sum(chunks.bytes for chunks in every if chunks.missing)
+
+    def refuse_useless(self) -> None:
+        """What is made must fit, and be used more often than it is made.
+
+        Raises:
+            NoCache: it does not, or is not.
+        """
+        missing = self.missing
+        if missing and self.rows <= len(self.trainer.train_dataset):
+            raise NoCache("no row passes the frozen layers twice before they train, or it ends")
+        self.settings.refuse_large(sum(k.chunks.bytes for k in self.sets.values()), missing)
+
     def build(self) -> None:
         """Make what is missing, and compare some of what is there with the model once more.
 
         Raises:
             NoCache: it does not fit; what is there is of another model or data set.
         """
+        self.refuse_useless()
         every = [kept.chunks for kept in self.sets.values()]
         needed = sum(chunks.bytes for chunks in every)
-        missing = sum(chunks.bytes for chunks in every if chunks.missing)
-        if missing and self.rows <= len(self.trainer.train_dataset):
-            raise NoCache("no row passes the frozen layers twice before they train, or it ends")
-        self.settings.refuse_large(needed, missing)
         self.settings.make_room(needed, {chunks.folder.name for chunks in every})
         self.trainer.model.eval()
         for kept in self.sets.values():
