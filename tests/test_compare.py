@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from test_cli import refused
-from tiny_run import ROWS, text_recipe, write_csv
+from tiny_run import ROWS, source_folder, text_recipe, write_csv
 
 from hf_sft import running
 from hf_sft.cli import main
@@ -63,12 +65,22 @@ def compared(tmp_path_factory):
         return path, compare(path, jobs=2)
 
 
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    """Two finished arms of one seed."""
+    place = tmp_path_factory.mktemp("smallest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return place, compare(recipe_in(place))
+
+
 @pytest.fixture
-def one(tmp_path, monkeypatch):
-    """The smallest finished comparison."""
+def one(smallest, tmp_path, monkeypatch):
+    """A copy of them, to change."""
+    place, data = smallest
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    path = recipe_in(tmp_path)
-    return path, compare(path)
+    return recipe_in(tmp_path), data
 
 
 def test_arms_of_a_pair_train_on_the_same_rows_in_the_same_order(tmp_path):
@@ -173,8 +185,7 @@ def test_a_run_of_something_else_is_neither_reused_nor_replaced_unasked(one, cap
     elif changed == "data":
         write_csv(path.parent / "train.csv", ROWS[1:])
     else:
-        from tiny_run import source_folder
-
+        torch.manual_seed(99)
         source_folder(path.parent / "source")  # drawn anew
     message = refused(capsys, "compare", path, *words)
     assert "2 folders" in message
@@ -190,11 +201,11 @@ def test_a_run_of_something_else_is_neither_reused_nor_replaced_unasked(one, cap
 def test_an_arm_that_fails_is_told_and_the_others_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     wrong = {"freeze": {"type": "train-last", "count": 99}}
-    path = recipe_in(tmp_path, arms={"wrong": wrong, **ARMS}, baseline="full")
+    path = recipe_in(tmp_path, arms={"a-wrong": wrong, **ARMS}, baseline="full")  # comes first
     assert main(["compare", str(path)]) == 2
     told = capsys.readouterr()
     assert "1 of 3 runs failed" in told.err
-    assert "wrong/seed-0: freeze.count: 99 blocks" in told.err
+    assert "a-wrong/seed-0: freeze.count: 99 blocks" in told.err
     assert "Traceback" not in told.err
     assert "1 failed" in told.out
     data = json.loads((tmp_path / "out/compare/compare.json").read_text("utf-8"))

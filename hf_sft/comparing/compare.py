@@ -42,7 +42,7 @@ def compare(
     recipe = Recipe.load(path, overrides)
     every, now = cells(recipe, overrides), Now()
     with output_folder.nothing_left(recipe.output_dir):
-        now.source(every[0].recipe)  # what is wrong with data and source is told once, here
+        now.source(recipe)  # what is wrong with data and source is told once, here
         found = {cell.name: state(cell, now, keep_models) for cell in every}
         _refuse_others([c for c in every if found[c.name] is State.OTHER], overwrite)
     tell = Teller(recipe, every, [c.name for c in every if found[c.name] is State.DONE])

@@ -84,6 +84,8 @@ def _context() -> multiprocessing.context.BaseContext:
 
 def _obey(order: Order) -> None:
     """Train as the order says, in a process of its own; its exit code is the command's."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # an interrupt at the terminal is the comparison's, which then ends this run
     parent = multiprocessing.parent_process()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     log = order.log.open("w", encoding="utf-8")
