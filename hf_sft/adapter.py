@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from hf_sft.adapter_targets import layer_ends, refuse_idle_targets
+from hf_sft.adapter_targets import layer_ends, refuse_idle_targets, usual_targets
 from hf_sft.component import Component
 from hf_sft.errors import RecipeError, SourceError, listing
 from hf_sft.freezing import TrainAll
@@ -19,8 +19,9 @@ from hf_sft.layer_groups import LayerGroups
 from hf_sft.model_source import LoadedModel, ModelSource
 from hf_sft.penalties import FunctionPrior
 from hf_sft.penalties.lora_sp import LoRASP
+from hf_sft.tasks.pooling import reads_mean
 
-KINDS = {  # task -> peft's name of it, kept in adapter_config.json
+KINDS = {  # task -> peft's name of it, by which it would put the architecture's own head on top
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
     "question-answering": "QUESTION_ANS",
@@ -91,8 +92,9 @@ class LoRA(Adapter):
         new = sorted({_module(name) for name in loaded.fresh & _parameters(loaded.model)})
         refuse_idle_targets(loaded.model, self.target_modules, new)
         config = peft.LoraConfig(
-            **self.model_dump(exclude={"type"}),
-            task_type=KINDS.get(task),
+            **self.model_dump(exclude={"type", "target_modules"}),
+            target_modules=self.target_modules or usual_targets(loaded.model),
+            task_type=None if reads_mean(loaded.model) else KINDS.get(task),
             modules_to_save=new or None,
             exclude_modules=new or None,
         )

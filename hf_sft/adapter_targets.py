@@ -9,6 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from hf_sft.errors import RecipeError, listing, nearest
+from hf_sft.tasks.mean_pooled import MeanPooledConfig
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,15 @@ def layer_ends(model: Any) -> list[str]:
     """The last parts of the names of layers that peft adapts, each once."""
     found = (name for name, module in model.named_modules() if isinstance(module, ADAPTED))
     return sorted({name.rpartition(".")[2] for name in found})
+
+
+def usual_targets(model: Any) -> list[str] | str | None:
+    """Peft's choice for the encoder inside our own class; None where peft itself can tell."""
+    if not isinstance(model.config, MeanPooledConfig):
+        return None
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as usual
+
+    return usual.get(model.config.text_config.model_type)
 
 
 def refuse_idle_targets(model: Any, targets: list[str] | str | None, new: Collection[str]) -> None:

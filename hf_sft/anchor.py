@@ -74,7 +74,8 @@ def load_anchor(
         return None
     _refuse_at_start(penalties)
     with torch.random.fork_rng(devices=[]):  # its new head must not change training's draws
-        return Anchor(_loaded(source, task, names, locate), loaded)
+        same = task.settled_as(loaded.model)
+        return Anchor(_loaded(source, same, names, locate), loaded)
 
 
 def _loaded(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:

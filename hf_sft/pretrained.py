@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers.utils import logging as hf_logging
+from transformers.utils.hub import cached_file
 
 from hf_sft.errors import SourceError, listing, nearest
 
@@ -51,15 +53,17 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
         model, info = _load(task.auto_model(own), source, place, own)
         return model, task.chooses and not info["missing_keys"]
 
-    config = _config(source, place, task)
-    known = [label for _, label in sorted((config.id2label or {}).items())]
+    said = _config(source, place, task)
+    known = [label for _, label in sorted((said.id2label or {}).items())]
+    config = task.reshaped(said, partial(_file, source, place))
     task.configure(config, names)
     model, info = _load(task.auto_model(config), source, place, config)
     hold_fixed_(model)
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
     fresh = {*info["missing_keys"], *mismatched}
     left_over = sorted(info["unexpected_keys"])
-    return Weights(model, fresh, not names or known == names, original, mismatched, left_over)
+    same = not names or (known == names and config is said)
+    return Weights(model, fresh, same, original, mismatched, left_over)
 
 
 def hold_fixed_(model: transformers.PreTrainedModel) -> None:
@@ -68,7 +72,7 @@ def hold_fixed_(model: transformers.PreTrainedModel) -> None:
     transformers 5.24 forgets it while loading; the tables would train.
     """
     around_others = getattr(model.config, "backbone_config", None) is not None
-    known = type(model).__module__.startswith("transformers.models.")
+    known = type(model).__module__.startswith(("transformers.models.", "hf_sft."))
     if around_others or not known or model.config.model_type == "timm_wrapper":
         return  # whose parts cannot be built for a look without files of their own
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -149,6 +153,18 @@ def _config(source: Any, place: Path | str, task: Any) -> Any:
     return config
 
 
+def _file(source: Any, place: Path | str, name: str) -> Path | None:
+    """A file that may lie beside the source's weights."""
+    found = cached_file(
+        place,
+        name,
+        revision=source.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
 def _plain(config: Any, task: Any) -> Any:
     """A masked autoencoder's configuration as its encoder's, where only that has the task's head.
 
@@ -163,8 +179,10 @@ def _plain(config: Any, task: Any) -> Any:
 
 def _apply_settings(source: Any, config: Any) -> None:
     """Put the keys that are no arguments of ``from_pretrained`` in the config."""
-    settings = [*config.to_dict(), *config.attribute_map]
-    own = type(source).model_fields
+    parts = getattr(config, "text_config", None), config  # the outer one's keys come first
+    parts = [part for part in parts if isinstance(part, transformers.PreTrainedConfig)]
+    places = {key: part for part in parts for key in [*part.to_dict(), *part.attribute_map]}
+    own, settings = type(source).model_fields, list(places)
     problems = []
     for key, value in _extra(source).items():
         if key in LOADING:
@@ -177,7 +195,7 @@ def _apply_settings(source: Any, config: Any) -> None:
             )
             continue
         try:
-            setattr(config, key, value)
+            setattr(places[key], key, value)
         except (TypeError, ValueError) as error:
             problems.append(f"model.{key}: {error}")
     if problems:

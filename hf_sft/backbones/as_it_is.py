@@ -16,6 +16,10 @@ class AsItIs:
         """Of every source alike."""
         return transformers.AutoModelForImageClassification
 
+    def reshaped(self, config: Any, find: Any) -> Any:
+        """The source's own configuration."""
+        return config
+
     def configure(self, config: Any, names: list[str]) -> None:
         """Nothing is asked of it."""
 

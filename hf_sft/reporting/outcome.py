@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
             "anchor": prepared.anchor,
             "left_over": list(loaded.left_over),
         },
-        "model": {"library": "timm" if timm else "transformers"},
+        "model": {"library": "timm" if timm else "transformers", **own_code(loaded.model)},
         "data": {"hub_id": hub_id(recipe)},
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
         "cut_texts": prepared.cut_texts,
@@ -44,6 +45,12 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         "averaging": recipe.averaging.describe() if recipe.averaging else None,
         "recipe": recipe.raw,
     }
+
+
+def own_code(model: Any) -> dict[str, str]:
+    """The file of code that the saved model needs beside transformers, where it needs one."""
+    code = getattr(type(model), "_auto_class", None) and sys.modules[type(model).__module__]
+    return {"code": Path(code.__file__).name} if code else {}
 
 
 def hub_id(recipe: Recipe) -> str | None:

@@ -9,6 +9,9 @@ from hf_sft.component import find
 from hf_sft.errors import UserError
 from hf_sft.tasks import Task
 
+CODE = {"mean_pooled.py": "hf_sft's code: an encoder, the mean of its tokens, a linear layer"}
+OTHER_CODE = "the source's own code"
+
 
 def usage(data: dict[str, Any], repo_id: str | None) -> str:
     """Code that loads the model: from the Hub, or from the folder that this card lies in.
@@ -18,9 +21,12 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
     task, place = data["task"], repo_id or "model"
     auto, processor = classes(task, data["recipe"].get("task"))
     has_pipeline = task in get_supported_tasks()
+    code = (data.get("model") or {}).get("code")
+    trust = ", trust_remote_code=True" if code else ""
     lines = [f"from transformers import {auto}, {'pipeline' if has_pipeline else processor}", ""]
-    lines += [f'predict = pipeline("{task}", model="{place}")'] if has_pipeline else []
-    lines += [f'model = {auto}.from_pretrained("{place}")']
+    lines += [f"# {code}, beside the weights, is {CODE.get(code, OTHER_CODE)}."] if code else []
+    lines += [f'predict = pipeline("{task}", model="{place}"{trust})'] if has_pipeline else []
+    lines += [f'model = {auto}.from_pretrained("{place}"{trust})']
     if not has_pipeline:
         word = "tokenizer" if processor == "AutoTokenizer" else "processor"
         lines += [f'{word} = {processor}.from_pretrained("{place}")', ""]

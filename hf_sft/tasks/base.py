@@ -87,6 +87,17 @@ class Task(Component):
         """The labels of a model that this task has trained."""
         return []
 
+    def reshaped(self, config: Any, find: Callable[[str], Path | None]) -> Any:
+        """The configuration of another kind of model than the source's, where one is wanted.
+
+        It has the same labels. ``find``: a file of the source by its name, where there is one.
+        """
+        return config
+
+    def settled_as(self, model: Any) -> "Task":
+        """The task with what it leaves open about the form of a model decided as in this one."""
+        return self
+
     def configure(self, config: Any, names: list[str]) -> None:
         """Write into a source's config what its head is to be."""
 

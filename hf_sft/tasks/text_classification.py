@@ -23,6 +23,7 @@ from hf_sft.tasks.long_texts import (
     tell_windows,
     windows_of,
 )
+from hf_sft.tasks.pooling import Find, Pooling, pooled, reads_mean
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
@@ -43,6 +44,8 @@ class TextClassification(Classification):
         long_texts: cut, or windows: all of a text is read, and its windows' logits averaged.
         stride: tokens that windows share; a quarter of a window by default.
         add_tokens: words that get a token of their own.
+        pooling: what the head reads: native, as the architecture has it (BERT: its first token), or
+            mean, of all tokens; auto: the mean for a source of sentence-transformers that averages.
     """
 
     type: Literal["text-classification"] = "text-classification"
@@ -54,6 +57,7 @@ class TextClassification(Classification):
     long_texts: Literal["cut", "windows"] = "cut"
     stride: int | None = Field(None, ge=0)
     add_tokens: list[str] = []
+    pooling: Pooling = "auto"
 
     @model_validator(mode="after")
     def _windows_of_one_text(self) -> "TextClassification":
@@ -83,6 +87,12 @@ class TextClassification(Classification):
 
     def input_problems(self, place: str, rows: Dataset) -> list[str]:
         return text_problems(place, rows, self.text)
+
+    def reshaped(self, config: Any, find: Find) -> Any:
+        return pooled(config, self.pooling, find)
+
+    def settled_as(self, model: Any) -> "TextClassification":
+        return self.model_copy(update={"pooling": "mean" if reads_mean(model) else "native"})
 
     def prepare(self, processor: Any, model: Any) -> None:
         """The tokenizer learns the model's limit, and to pad with its end-of-text token if it must.
