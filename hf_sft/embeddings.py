@@ -83,7 +83,7 @@ class Taps:
         self._hidden = hidden
 
     def _keep(self, name: str, output: Any) -> None:
-        found = output[0] if isinstance(output, tuple) else output
+        found = hidden_states(output) if isinstance(output, tuple | Mapping) else output
         if torch.is_tensor(found):
             self.maps[name] = found
 
@@ -114,11 +114,14 @@ def hidden_states(output: Any) -> Tensor:
     return output[0]
 
 
-def pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+def pool(hidden: Tensor | Sequence[Tensor], mask: Tensor | None) -> Tensor:
     """(examples, dim) from (examples, positions, dim) or (examples, channels, height, width).
 
-    Positions count by ``mask`` (examples, positions), where it fits.
+    Positions count by ``mask`` (examples, positions), where it fits. Maps of several scales, as
+    RT-DETR's encoder gives, are beside each other.
     """
+    if not torch.is_tensor(hidden):
+        return torch.cat([pool(scale, mask) for scale in hidden], dim=1)
     if hidden.ndim == 4:
         return hidden.mean((2, 3))
     if hidden.ndim == 2:

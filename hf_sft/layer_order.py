@@ -20,6 +20,7 @@ from hf_sft.layer_blocks import (
 )
 
 HEAD_NAMES = re.compile(r"head|classif|score|logit|qa_outputs|predict|^fc$|^output|^out$")
+INNER_HEADS = re.compile(r"(^|_|\.)(class|bbox|score)_(embed|head)$")  # detectors' own, in the base
 Assignment = tuple[list[str], dict[str, int]]  # group names, tensor name -> group; the last is head
 
 
@@ -116,15 +117,21 @@ def _head(root: nn.Module, fresh: set[str]) -> set[str] | None:
         return _classifier(root)
     if base := _base(root):
         parts = [child for child in root.children() if child is not base]
-        found = _owned(root, [root, *(module for part in parts for module in part.modules())])
-        return found if any(map(has_parameters, parts)) else found | fresh  # RT-DETR, Perceiver
+        inner = [m for path, m in base.named_modules() if INNER_HEADS.search(path)]
+        outer = [*parts, *inner]
+        found = _owned(root, [root, *(module for part in outer for module in part.modules())])
+        return found if any(map(has_parameters, outer)) else found | fresh  # Perceiver
+    children = [(n, child) for n, child in root.named_children() if has_parameters(child)]
+    named = list(itertools.takewhile(lambda x: HEAD_NAMES.search(x[0]), children[::-1]))
     names = [name for name, _ in root.named_parameters()]
     last = list(itertools.takewhile(fresh.__contains__, reversed(names)))
     if last:
         modules = dict(root.named_modules())
-        return set(last) | _owned(root, [modules[n.rpartition(".")[0]] for n in last])
-    children = [(n, child) for n, child in root.named_children() if has_parameters(child)]
-    parts = [c for _, c in itertools.takewhile(lambda x: HEAD_NAMES.search(x[0]), children[::-1])]
+        owners = [modules[n.rpartition(".")[0]] for n in last]
+        tops = {name.partition(".")[0] for name in fresh}  # UperNet's decoder and its auxiliary
+        owners += [m for name, child in named if name in tops for m in child.modules()]
+        return set(last) | _owned(root, owners)
+    parts = [child for _, child in named]
     if not parts and children and _base(children[-1][1]):
         prefix = children[-1][0] + "."
         return {prefix + name for name in _head(children[-1][1], set()) or ()}

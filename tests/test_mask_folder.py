@@ -37,6 +37,24 @@ def test_splits_sizes_and_names_are_read(tmp_path):
         assert (found == scene(number, 48 + 2 * number, 40 + number)[1]).all()
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_folders_of_splits_have_the_usual_names(tmp_path, name):
+    folder = mask_folder(tmp_path / "d")
+    (folder / "test").rename(folder / name)
+    assert {split: len(rows) for split, rows in load(tmp_path).items()} == {
+        "train": 8,
+        "validation": 4,
+    }
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    folder = mask_folder(tmp_path / "d")
+    (folder / "test").rename(folder / "val")
+    (folder / "dev/images").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"for validation: 'val/images', 'dev/images'\. Keep one"):
+        load(tmp_path)
+
+
 def test_splits_may_stand_below_images_and_masks(tmp_path):
     mask_folder(tmp_path / "a")
     for kind, other in (("images", "JPEG"), ("masks", "annotations")):

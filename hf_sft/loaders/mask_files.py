@@ -13,6 +13,8 @@ SPLITS = {  # folder -> split; the second names are ADE20K's, Cityscapes' and Pa
     "training": "train",
     "validation": "validation",
     "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
     "test": "test",
 }
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif"}
@@ -61,16 +63,10 @@ def pairs(folder: Path, images: str, masks: str, suffix: str) -> dict[str, list[
 
 def _places(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path]]:
     """Split -> its folder of images and its folder of masks."""
-    above = {
-        split: (folder / name / images, folder / name / masks)
-        for name, split in SPLITS.items()
-        if os.path.isdir(folder / name / images)
-    }
-    below = {
-        split: (folder / images / name, folder / masks / name)
-        for name, split in SPLITS.items()
-        if os.path.isdir(folder / images / name)
-    }
+    above = _of_splits(folder, {name: Path(name, images) for name in SPLITS})
+    below = _of_splits(folder, {name: Path(images, name) for name in SPLITS})
+    above = {split: (place, place.parent / masks) for split, place in above.items()}
+    below = {split: (place, folder / masks / place.name) for split, place in below.items()}
     found = above or below
     if not found and os.path.isdir(folder / images):
         found = {"train": (folder / images, folder / masks)}
@@ -89,6 +85,22 @@ def _places(folder: Path, images: str, masks: str) -> dict[str, tuple[Path, Path
             f"'{folder.name}'. Add it, or name it with data.masks."
         )
     return found
+
+
+def _of_splits(folder: Path, places: dict[str, Path]) -> dict[str, Path]:
+    """Split -> the one folder of images that is named for it; ``places``: by the name of each."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name, place in places.items():
+        if (folder / place).is_dir():
+            found[SPLITS[name]].append(folder / place)
+    for split, several in found.items():
+        if len(several) > 1:
+            shown = listing(repr(place.relative_to(folder).as_posix()) for place in several)
+            raise DataError(
+                f"data.path: '{folder.name}' has several folders of images for {split}: {shown}. "
+                "Keep one of them, or put their images together."
+            )
+    return {split: places[0] for split, places in found.items()}
 
 
 def _by_stem(place: Path, suffix: str, split: str) -> tuple[dict[str, Path], list[str]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sft.embeddings import Taps, pool
+from hf_sft.layer_blocks import is_norm
 from hf_sft.layer_groups import LayerGroup, LayerGroups
 
 CONSTANT = 1e-6  # a feature that varies by less of its own size does not vary
@@ -56,20 +57,25 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 def places(model: nn.Module, groups: LayerGroups) -> dict[str, str]:
     """Layer group below the head -> the module whose output is the group's.
 
-    The last of the outermost modules that hold parameters of this group alone; a group without one
-    (weights shared with another) is left out.
+    Of the outermost modules that hold parameters of this group alone, the last that is a norm or
+    has half of them: what is small beside a block (query positions, a pooler) is not its output.
+    A group without any (weights shared with another) is left out.
     """
     found = {group.name: _last_module(model, group) for group in groups if group.role != "head"}
     return {name: place for name, place in found.items() if place}
 
 
 def _last_module(model: nn.Module, group: LayerGroup) -> str:
-    own, last = set(group.parameters), ""
+    own, last, chosen = set(group.parameters), "", ""
+    whole = sum(p.numel() for name, p in model.named_parameters() if name in own)
     for name, module in model.named_modules():
-        inside = {f"{name}.{key}" for key, _ in module.named_parameters()}
-        if name and inside and inside <= own and not (last and name.startswith(last + ".")):
+        sizes = {f"{name}.{key}": p.numel() for key, p in module.named_parameters()}
+        runs = name and not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        inside = sizes and sizes.keys() <= own
+        if runs and inside and not (last and name.startswith(last + ".")):
             last = name
-    return last
+            chosen = name if is_norm(module) or 2 * sum(sizes.values()) >= whole else chosen
+    return chosen or last
 
 
 class Views:
