@@ -40,6 +40,7 @@ _WHERE = {
     "LwF": "penalties",
     "Pull": "training.pull",
     "LearningRate": "training.rates",
+    "FeatureCache": "caching.feature_cache",
     "FreezePolicy": "freezing",
     "Signals": "freezing",
     "AutoFreeze": "freezing",

@@ -13,6 +13,7 @@ from transformers import default_data_collator
 
 from hf_sft.adapter import LoRA
 from hf_sft.averages import Average
+from hf_sft.caching.feature_cache import FeatureCache
 from hf_sft.cli import find_recipe, parser, recipes
 from hf_sft.comparing.comparison import Comparison
 from hf_sft.component import choices
@@ -97,6 +98,7 @@ def shipped_blocks():
     """README's name of a block or type -> the fields that are its own."""
     yield "model", ModelSource.model_fields
     yield "early_stopping", EarlyStopping.model_fields
+    yield "cache", FeatureCache.model_fields
     yield "compare", Comparison.model_fields
     for name, cls in choices(Average).items():
         yield name, cls.model_fields

@@ -39,6 +39,7 @@ class CachedTraining:
             with self.prefix.replay.following():
                 return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
+            self.prefix.end()
             self.prefix = None
 
     def _built(self, checkpoint: Path | None) -> Prefix | None:
@@ -95,10 +96,8 @@ class CachedTraining:
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any):
         """As Trainer's; once the plan has opened the prefix, batches are made whole."""
         if self.prefix is not None:
-            holds = self.prefix.holds
-            for kept in self.prefix.sets.values():
-                kept.keeps = holds
-            if not holds and FEATURES in inputs:
-                kept = self.prefix.sets[id(self.train_dataset)]
+            self.prefix.look()
+            kept = self.prefix.sets[id(self.train_dataset)]
+            if FEATURES in inputs and not kept.keeps:  # fetched before the plan changed
                 inputs = self._prepare_inputs(kept.whole(inputs[ROWS].tolist()))
         return super().training_step(model, inputs, *args, **kwargs)

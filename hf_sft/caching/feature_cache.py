@@ -21,7 +21,7 @@ class FeatureCache(BaseModel):
     same, or would not pay, a warning says why, and the training runs whole.
 
     Keys:
-        dtype: of the stored numbers; float32 leaves every weight as it would be without a cache.
+        dtype: of the stored numbers; float32 changes nothing beyond rounding.
         max_gb: 10⁹ bytes, of all that is in the folder; what was used longest ago makes room.
         folder: where they lie; by default below Hugging Face's own cache, for later runs too.
 

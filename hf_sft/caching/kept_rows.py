@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_sft.caching.chunks import Chunks
 from hf_sft.caching.replay import FEATURES, ROWS
+from hf_sft.caching.seam import NoCache
 
 
 class KeptRows:
@@ -61,10 +63,15 @@ class KeptRows:
         return [self.rows[number] for number in numbers]
 
     def rest_of(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a chunk keeps of a row beside its features; None where all is read again."""
+        """What a chunk keeps of a row beside its features; None where all is read again.
+
+        Raises:
+            NoCache: something that no file holds safely.
+        """
         if self.heavy is None:
             return None
-        return {key: value for key, value in row.items() if key != self.main}
+        taken = getattr(self.collate, "signature_columns", row)  # by what Trainer wraps around it
+        return {key: plain(row[key]) for key in row if key in taken and key != self.main}
 
     def __call__(self, numbers: Sequence[int]) -> Any:
         """Row numbers -> a batch, for a loader over ``range(len(rows))``."""
@@ -88,6 +95,21 @@ class KeptRows:
     def _mask(self, batch: Mapping[str, Any]) -> Tensor | None:
         ragged = self.chunks is not None and self.chunks.lengths is not None
         return batch["attention_mask"] if ragged else None
+
+
+def plain(value: Any) -> Any:
+    """A value as numbers, words, tensors and lists of them.
+
+    Raises:
+        NoCache: it is something else.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.as_tensor(value)
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | float | str | Tensor):
+        return value
+    raise NoCache(f"rows hold a {type(value).__name__}, which is not stored")
 
 
 def joined(features: Sequence[Tensor], mask: Tensor | None) -> Tensor:

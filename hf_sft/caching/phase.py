@@ -45,7 +45,7 @@ class Phase:
     """
 
     def __init__(self, trainer: Any, checkpoint: Path | None = None):
-        self.trainer = trainer
+        self.trainer, self.resumed = trainer, checkpoint is not None
         self.start = 0.0 if checkpoint is None else _progress(checkpoint)
         self.plan = self._plan(self.start)
         self.trains = self.plan.trains & trainer.follower.trainable
@@ -66,6 +66,16 @@ class Phase:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         whole = args.num_train_epochs * len(self.trainer.train_dataset)
         return (end - self.start) * (args.max_steps * batch if args.max_steps > 0 else whole)
+
+    def refuse_moved(self, names: frozenset[str]) -> None:
+        """A checkpoint's weights are not in the model yet; they must be those it has.
+
+        Raises:
+            NoCache: some of these parameters have trained before the checkpoint.
+        """
+        follower = self.trainer.follower
+        if self.resumed and names & (follower.ever_trains - follower.idle):
+            raise NoCache("layers below it have trained before the checkpoint")
 
     def _plan(self, progress: float) -> Plan:
         signals: Signals = self.trainer.follower.signals

@@ -44,6 +44,7 @@ class Prefix:
 
     def __init__(self, trainer: Any, settings: FeatureCache, phase: Phase):
         self.trainer, self.settings, self.phase = trainer, settings, phase
+        self.main = getattr(trainer.model, "main_input_name", "input_ids")
         self.sets = {id(rows): self._set(rows) for rows in _data_sets(trainer)}
         train = self.sets[id(trainer.train_dataset)]
         self.few = _few(train.rows)
@@ -53,6 +54,7 @@ class Prefix:
         self.replay = self.trial.replay(groups, phase.trains, batches, self._joined)
         self.still = prefix_parameters(trainer.model, self.replay.seam)
         self.rows = phase.rows_until(frozenset(self.still))
+        phase.refuse_moved(frozenset(self.still))
         for kept in self.sets.values():
             kept.chunks = self._chunks(kept)
 
@@ -61,10 +63,15 @@ class Prefix:
         size = gb(sum(kept.chunks.bytes for kept in self.sets.values()))
         return f"{self.replay.seam}: {rows:,} rows, {size} as {self.settings.dtype}"
 
-    @property
-    def holds(self) -> bool:
-        """Whether nothing below the seam trains now."""
-        return not any(parameter.requires_grad for parameter in self.still.values())
+    def look(self) -> None:
+        """Once something below the seam trains, what is kept is of a model that is no more."""
+        if any(parameter.requires_grad for parameter in self.still.values()):
+            self.end()
+
+    def end(self) -> None:
+        """From here on, batches are whole."""
+        for kept in self.sets.values():
+            kept.keeps = False
 
     @property
     def missing(self) -> int:
@@ -100,9 +107,11 @@ class Prefix:
         train = self.sets[id(self.trainer.train_dataset)]
         batch = self.trainer._prepare_inputs(train.batch(self.few, train.chunks.row))
         if said := self.trial.disagreement(self.replay, batch):
-            raise NoCache(f"with what is in '{train.chunks.folder}' the outputs differ ({said})")
+            where = train.chunks.folder
+            raise NoCache(f"with what is in '{where}' the outputs differ ({said}); remove it")
         for kept in self.sets.values():
             kept.keeps = True
+        self.trial.calls.clear()  # activations
 
     # ---- parts ----
 
@@ -113,7 +122,7 @@ class Prefix:
             raise NoCache("the data set is a stream")
         if len(rows) == 0:
             raise NoCache("a data set is empty")
-        return KeptRows(rows, collator(self.trainer), self.trainer.model.main_input_name)
+        return KeptRows(rows, collator(self.trainer), self.main)
 
     def _whole(self, kept: KeptRows, rows: list[int]) -> dict[str, Any]:
         return self.trainer._prepare_inputs(kept.whole(rows))
@@ -214,8 +223,9 @@ class Prefix:
 def _data_sets(trainer: Any) -> list[Any]:
     """The train set, and what is evaluated while training."""
     given = trainer.eval_dataset if trainer.args.eval_strategy != "no" else None
-    if "inputs" in (trainer.args.include_for_metrics or ()):
-        given = None
+    writes = getattr(trainer.args, "predict_with_generate", False)
+    if writes or "inputs" in (trainer.args.include_for_metrics or ()):
+        given = None  # what is evaluated needs the inputs themselves
     others = list(given.values()) if isinstance(given, dict) and given else [given]
     return [trainer.train_dataset, *(rows for rows in others if rows is not None)]
 
