@@ -123,14 +123,8 @@ def _head(root: nn.Module, fresh: set[str]) -> set[str] | None:
         return found if any(map(has_parameters, outer)) else found | fresh  # Perceiver
     children = [(n, child) for n, child in root.named_children() if has_parameters(child)]
     named = list(itertools.takewhile(lambda x: HEAD_NAMES.search(x[0]), children[::-1]))
-    names = [name for name, _ in root.named_parameters()]
-    last = list(itertools.takewhile(fresh.__contains__, reversed(names)))
-    if last:
-        modules = dict(root.named_modules())
-        owners = [modules[n.rpartition(".")[0]] for n in last]
-        tops = {name.partition(".")[0] for name in fresh}  # UperNet's decoder and its auxiliary
-        owners += [m for name, child in named if name in tops for m in child.modules()]
-        return set(last) | _owned(root, owners)
+    if last := _fresh_end(root, fresh, named):
+        return last
     parts = [child for _, child in named]
     if not parts and children and _base(children[-1][1]):
         prefix = children[-1][0] + "."
@@ -139,6 +133,19 @@ def _head(root: nn.Module, fresh: set[str]) -> set[str] | None:
     scales = {n for n, p in root.named_parameters() if "." not in n and p.numel() == 1}
     found = scales | _owned(root, [module for part in parts for module in part.modules()])
     return found if parts or scales else None
+
+
+def _fresh_end(root: nn.Module, fresh: set[str], named: list[tuple[str, nn.Module]]) -> set[str]:
+    """What is fresh at the end, and the rest of the ``named`` heads that hold something fresh."""
+    names = [name for name, _ in root.named_parameters()]
+    last = list(itertools.takewhile(fresh.__contains__, reversed(names)))
+    if not last:
+        return set()
+    modules = dict(root.named_modules())
+    owners = [modules[n.rpartition(".")[0]] for n in last]
+    tops = {name.partition(".")[0] for name in fresh}  # UperNet's decoder and its auxiliary
+    owners += [m for name, child in named if name in tops for m in child.modules()]
+    return set(last) | _owned(root, owners)
 
 
 def _after_blocks(root: nn.Module, children: list[tuple[str, nn.Module]]) -> list[nn.Module]:

@@ -186,6 +186,19 @@ def test_objects_are_those_of_the_pipeline(instances):
     assert {one["category"] for one in results} <= {"dark", "light"}
 
 
+@pytest.mark.parametrize("finished", ["semantic", "instances"])
+def test_the_card_loads_the_model_and_its_pipeline(finished, request, monkeypatch):
+    """The lines of the card, run as they stand in the folder of the run."""
+    folder = request.getfixturevalue(finished)[0] / "out"
+    monkeypatch.chdir(folder)
+    names = {}
+    card = (folder / "README.md").read_text("utf-8")
+    exec(card.partition("```python")[2].partition("```")[0], names)
+    saved = json.loads((folder / "model/config.json").read_text("utf-8"))
+    assert [type(names["model"]).__name__] == saved["architectures"]
+    assert type(names["predict"].model) is type(names["model"])
+
+
 def test_the_auto_class_follows_the_model():
     task, config = ImageSegmentation(), tiny_masks.segformer().config
     assert task.auto_model(config) is AutoModelForSemanticSegmentation

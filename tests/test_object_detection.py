@@ -491,6 +491,17 @@ def test_predict_writes_pictures_and_cocos_json(finished, tmp_path):
     assert (plain != drawn).any()
 
 
+def test_the_card_loads_the_model_and_its_pipeline(finished, monkeypatch):
+    """The lines of the card, run as they stand in the folder of the run."""
+    monkeypatch.chdir(finished / "out")
+    names = {}
+    card = (finished / "out/README.md").read_text("utf-8")
+    exec(card.partition("```python")[2].partition("```")[0], names)
+    assert type(names["model"]).__name__ == "DetrForObjectDetection"
+    assert names["predict"].task == "object-detection"
+    assert type(names["predict"].model) is type(names["model"])
+
+
 def test_an_image_without_finds_has_an_empty_record(finished):
     task, folder = ObjectDetection(threshold=0.99), finished / "out/model"
     model = AutoModelForObjectDetection.from_pretrained(folder).eval()

@@ -38,6 +38,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
             "left_over": list(loaded.left_over),
         },
         "model": {"library": "timm" if timm else "transformers", **own_code(loaded.model)},
+        "auto_class": recipe.task.auto_model(loaded.model.config).__name__,
         "data": {"hub_id": hub_id(recipe)},
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
         "cut_texts": prepared.cut_texts,

@@ -19,7 +19,8 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
     Where transformers has no pipeline for the task, the parts are loaded one by one.
     """
     task, place = data["task"], repo_id or "model"
-    auto, processor = classes(task, data["recipe"].get("task"))
+    named, processor = classes(task, data["recipe"].get("task"))
+    auto = data.get("auto_class") or named  # some tasks choose it by the model
     has_pipeline = task in get_supported_tasks()
     code = (data.get("model") or {}).get("code")
     trust = ", trust_remote_code=True" if code else ""
