@@ -26,6 +26,7 @@ OTHERS = {  # blocks without types
     "[`learning_rates`](learning_rates.md)": "rules: learning rates of their own for parts of it",
     "[`early_stopping`](early_stopping.md)": "stop where the score does not rise any more",
     "[`cache`](cache.md)": "the frozen layers once per row (how: features.md)",
+    "[`nonfinite`](nonfinite.md)": "stop or skip where a loss or a gradient is not finite",
     "[`compare`](compare.md)": "the arms, seeds and data sizes of `hf-sft compare`",
     "`training`": "`TrainingArguments` of transformers, key for key; `output_dir` is "
     "`outputs/<recipe name>` by default",

@@ -11,25 +11,26 @@ from pathlib import Path
 
 from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
+from hf_sft.interruption import listening, told
 from hf_sft.told import Told
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 2 a mistake the user can fix, 130 interrupted."""
+    """Run one command; 0 done, 2 a mistake the user can fix, 130 or 143 interrupted."""
     logging.lastResort.setFormatter(Told())
     arguments, rest = parser().parse_known_args(argv)
     try:
         arguments.overrides = overrides(rest, arguments)
-        arguments.command(arguments)
+        with listening():
+            arguments.command(arguments)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"hf-sft: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("hf-sft: interrupted; run goes on from its last checkpoint.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return told(stop, anew=getattr(arguments, "overwrite", False))
     except BrokenPipeError:  # `hf-sft list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import (
@@ -155,3 +156,13 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such repository, or the token may not see it. Correct the name."
     return f"the Hub answered {status}: {error.server_message or error}."
+
+
+def push_as_asked(run: Path, asked: dict[str, Any]) -> None:
+    """Push with the ``training`` block's ``hub_*`` keys; private unless they say otherwise."""
+    push(
+        run,
+        asked.get("hub_model_id") or run.resolve().name,
+        private=asked.get("hub_private_repo"),
+        revision=asked.get("hub_revision"),
+    )

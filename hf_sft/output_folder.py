@@ -4,21 +4,18 @@ import json
 import logging
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sft.errors import RecipeError, listing
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump, read
 from hf_sft.training.checkpoint_code import refuse_code
-from hf_sft.training.run_record import recorded_source
+from hf_sft.training.whole_checkpoints import newest_whole_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -103,46 +100,6 @@ def identity(raw: dict[str, Any]) -> dict[str, Any]:
     own = {**raw, "training": training}
     own.pop(COMPARE, None)  # what else is run, beside this one
     return json.loads(json.dumps(own, sort_keys=True, default=str))
-
-
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint with every file that going on needs, none of them torn."""
-    found = {}
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.rpartition("-")[2]
-        if step.isdecimal():
-            found[int(step)] = path
-    for step in sorted(found, reverse=True):
-        if _is_whole(found[step]):
-            return found[step]
-        log.warning("'%s' is not whole and is passed over.", found[step].name)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """trainer_state.json, written last, is ours and parses; weights and optimizer are complete."""
-    try:
-        if recorded_source(checkpoint) is None:
-            return False
-        weights = [*checkpoint.glob("*.safetensors")]
-        for file in weights:
-            with safe_open(file, "pt") as tensors:  # compares the header with the file's size
-                tensors.keys()
-        for index in checkpoint.glob("*.safetensors.index.json"):
-            shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
-            if not all((checkpoint / shard).is_file() for shard in shards):
-                return False
-    except (OSError, ValueError, LookupError, AttributeError, SafetensorError):
-        return False
-    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *_random_states(checkpoint)]
-    return bool(weights) and all(zipfile.is_zipfile(state) for state in states)
-
-
-def _random_states(checkpoint: Path) -> list[Path]:
-    """The file of every process that runs now; each writes its own."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    names = [f"rng_state_{rank}.pth" for rank in range(count)] if count > 1 else ["rng_state.pth"]
-    return [checkpoint / name for name in names]
 
 
 def data_of(folder: Path) -> dict[str, str]:

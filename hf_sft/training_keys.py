@@ -76,6 +76,20 @@ def check_training(raw: Any, problems: list[str]) -> dict[str, Any]:
     return checked
 
 
+def metric_problems(blocks: dict[str, Any]) -> list[str]:
+    """Trainer looks for ``metric_for_best_model`` only after the first epoch."""
+    metric, task = blocks["training"].get("metric_for_best_model"), blocks.get("task")
+    if metric is None or task is None:
+        return []
+    known = ["loss", *task.metric_names]
+    if metric.removeprefix("eval_") in known:
+        return []
+    return [
+        f"training.metric_for_best_model: {metric!r} is not measured. Choices: {listing(known)}."
+        f"{nearest(metric, known)}"
+    ]
+
+
 def _typed(hint: Any, value: Any) -> Any:
     if isinstance(value, bool) and bool not in _members(hint):
         raise ValueError(f"should be {_named(hint)}")  # pydantic would read true as 1

@@ -16,13 +16,13 @@ from hf_sft.output_folder import (
     claim,
     clear,
     is_run,
-    newest_whole_checkpoint,
     nothing_left,
     record,
     recorded_recipe,
     refuse_other_data,
 )
 from hf_sft.training.run_record import RunRecord
+from hf_sft.training.whole_checkpoints import newest_whole_checkpoint
 
 IDENTITY = {"train": "a", "test": "b"}
 

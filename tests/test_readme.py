@@ -19,6 +19,7 @@ from hf_sft.comparing.comparison import Comparison
 from hf_sft.component import choices
 from hf_sft.loaders import Loader
 from hf_sft.models import ModelSource
+from hf_sft.nonfinite import NonFinite
 from hf_sft.recipe import EarlyStopping, Recipe
 from hf_sft.tasks import Task
 
@@ -99,6 +100,7 @@ def shipped_blocks():
     yield "model", ModelSource.model_fields
     yield "early_stopping", EarlyStopping.model_fields
     yield "cache", FeatureCache.model_fields
+    yield "nonfinite", NonFinite.model_fields
     yield "compare", Comparison.model_fields
     for name, cls in choices(Average).items():
         yield name, cls.model_fields

@@ -84,11 +84,11 @@ def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict]
 
 
 def train_loss(trainer: Any) -> float:
-    """Mean task loss of a step, over all steps of the run, before and after it was resumed."""
+    """Mean task loss of a step, over all steps taken, before and after the run was resumed."""
     total = torch.as_tensor(trainer.running_loss.total, dtype=torch.float64)
     if trainer.args.world_size > 1:
         total = trainer.accelerator.reduce(total.to(trainer.args.device), "mean")
-    return float(total) / max(1, trainer.state.global_step)
+    return float(total) / max(1, trainer.state.global_step - len(trainer.skipped_steps))
 
 
 def plain_metrics(found: dict[str, float], prefix: str) -> dict[str, float]:

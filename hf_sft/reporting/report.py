@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hf_sft.errors import listing
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import outcome
 from hf_sft.table import table
@@ -48,6 +49,7 @@ class Report:
             "peak_memory_bytes": peak_memory(),
             "environment": environment(trainer.args),
             "loss_rescaled": trainer.rescales_loss,
+            "skipped_steps": trainer.skipped_steps,
             "history": trainer.state.log_history,
         }
         return cls(outcome.strict(data))
@@ -102,6 +104,9 @@ class Report:
         numbers = ", ".join(
             f"{key} {value:.4f}" for key, value in kept.items() if isinstance(value, float)
         )
+        if skipped := self.data.get("skipped_steps"):
+            steps = listing(step["step"] for step in skipped)
+            frozen += f"\nLeft out, their loss or gradient not finite: steps {steps}."
         if anchor := self.data["source"].get("anchor"):
             frozen += f"\nθ⁰ is {anchor}; training started from {self.data['source']['name']}."
         if not kept["examples"]:

@@ -1,4 +1,4 @@
-"""The loss as it runs: parts told apart, summed over all legs of a run, checked to be finite."""
+"""The loss as it runs: parts told apart, summed over all legs of a run."""
 
 from typing import Any
 
@@ -17,7 +17,9 @@ class RunningLoss:
 
     def __init__(self, total: float = 0.0):
         self.total: Tensor | float = total
+        self._step: Tensor | float = 0.0
         self._held_now: Tensor | None = None
+        self._held_step: Tensor | float = 0.0
         self._held_sum: Tensor | float = 0.0
         self._held_steps = 0.0
 
@@ -33,12 +35,18 @@ class RunningLoss:
         if self._held_now is not None:
             held = self._held_now / parts
             loss = loss - held
-            self._held_sum, self._held_now = self._held_sum + wide(held), None
-        self.total = self.total + wide(loss)
+            self._held_step, self._held_now = self._held_step + wide(held), None
+        self._step = self._step + wide(loss)
         return loss
+
+    def leave_out(self) -> None:
+        """The step that is under way is not to be in the sums."""
+        self._step = self._held_step = 0.0
 
     def step_done(self) -> None:
         """One more optimizer step is in the sums."""
+        self.total, self._held_sum = self.total + self._step, self._held_sum + self._held_step
+        self._step = self._held_step = 0.0
         self._held_steps += 1
 
     def held_mean(self, accelerator: Any) -> float:
@@ -49,24 +57,17 @@ class RunningLoss:
         self._held_sum, self._held_steps = 0.0, 0
         return mean
 
-    def check(self, step: int, args: Any, accelerator: Any) -> None:
-        """Raise, on all processes, when the loss of one has not been finite.
-
-        Raises:
-            UserError: with the step, and what to try. Trainer's own filter would hide it.
-        """
-        if torch.is_tensor(self.total) and not accelerator.reduce(self.total).isfinite():
-            raise diverged("The training loss is", step, args)
-
 
 def wide(value: Tensor) -> Tensor:
     """In float64, where the device has it."""
     return value if value.device.type == "mps" else value.double()
 
 
-def diverged(what: str, step: int, args: Any) -> UserError:
+def diverged(what: str, step: int | str, args: Any) -> UserError:
     """The error that says so, and what to try."""
     return UserError(
-        f"{what} not finite at step {step}: training has diverged. Lower training.learning_rate "
-        f"(now {args.learning_rate:g}) or a penalty's strength, and start anew with --overwrite."
+        f"{what} not finite at step {step}: training has diverged, or a row is broken. The last "
+        f"checkpoint is kept. Look at those rows, lower training.learning_rate (now "
+        f"{args.learning_rate:g}) or a penalty's strength, and start anew with --overwrite; or "
+        "leave such steps out: nonfinite.then=skip."
     )

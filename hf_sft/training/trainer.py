@@ -15,7 +15,9 @@ from hf_sft.starting_point import StartingPoint, unmarked
 from hf_sft.training import loss_scale, optimizer_setup, prior_data
 from hf_sft.training.alike_lengths import AlikeBatches
 from hf_sft.training.completed import chosen, is_last, take_up
+from hf_sft.training.finite_steps import FiniteSteps
 from hf_sft.training.fixed_draws import FixedDraws
+from hf_sft.training.orderly_stop import OrderlyStop
 from hf_sft.training.plan_follower import PlanFollower
 from hf_sft.training.pull import Pull
 from hf_sft.training.ragged_labels import RaggedLabels
@@ -29,7 +31,10 @@ from hf_sft.training.trainer_memory import Memory
 from hf_sft.training.watch import Watch
 
 
-class TransferMixin(CachedTraining, AlikeBatches, RaggedLabels, RenamedCheckpoints, FixedDraws):
+class TransferMixin(
+    CachedTraining, OrderlyStop, FiniteSteps, AlikeBatches, RaggedLabels, RenamedCheckpoints,
+    FixedDraws,
+):  # fmt: skip
     """Adds ``penalty`` and ``freeze`` to a Trainer class: ``class Mine(TransferMixin, Trainer)``.
 
     Order inside one optimizer step: forward and backward of every micro-batch, function priors in
@@ -46,6 +51,7 @@ class TransferMixin(CachedTraining, AlikeBatches, RaggedLabels, RenamedCheckpoin
             the model as it is now.
         rows: parameter -> how many of its first rows came from the source (embeddings that grew).
         cache: compute the frozen layers once per row; see `CachedTraining`.
+        nonfinite: stop or skip where a loss or gradient is not finite; see `FiniteSteps`.
 
     Raises:
         UserError: DeepSpeed or FSDP together with a penalty or a policy.
@@ -229,7 +235,6 @@ class TransferMixin(CachedTraining, AlikeBatches, RaggedLabels, RenamedCheckpoin
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's; beside the task ``loss``, what `Watch` has seen of the penalties."""
         if "loss" in logs:
-            self.running_loss.check(self.state.global_step, self.args, self.accelerator)
             logs |= self.watch.logged(logs["loss"])
         super().log(logs, *args, **kwargs)
 

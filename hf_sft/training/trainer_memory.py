@@ -13,6 +13,7 @@ from hf_sft.freezing.base import Moment
 from hf_sft.training.rates import keep_ratios_
 from hf_sft.training.run_record import ANCHORS, RunRecord, recorded_memory, refuse_other_source
 from hf_sft.training.running_loss import RunningLoss, diverged
+from hf_sft.weights.averaging import Averaging
 
 
 class Memory(TrainerCallback):
@@ -63,9 +64,12 @@ class Memory(TrainerCallback):
 
     def collect(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON values."""
+        callbacks = self.trainer.callback_handler.callbacks
         return {
             "plan": self.trainer.follower.memory(),
             "loss_sum": float(self.trainer.running_loss.total),
+            "skipped_steps": self.trainer.skipped_steps,
+            "files_beside": [c.file for c in callbacks if isinstance(c, Averaging)],
             "seconds": self.elapsed(),
         }
 
@@ -89,6 +93,7 @@ class Memory(TrainerCallback):
         trainer.starting_point.set_probed(probed)
         trainer.follower.begin(memory.get("plan"))
         trainer.running_loss = RunningLoss(memory.get("loss_sum", 0.0))
+        trainer.skipped_steps = list(memory.get("skipped_steps", []))
         self.seconds = memory.get("seconds", 0.0)
 
     def save_anchors(self, folder: str | None) -> None:

@@ -1,0 +1,96 @@
+"""A wish to stop, by SIGTERM or SIGINT: at once, or put off until what was done is saved."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FIRST = "hf-sft: {}: the step is finished and saved first; once more stops at once.\n"
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody wants this process to end.
+
+    Attributes:
+        number: of the signal.
+        saved: the checkpoint where training will go on; None where none was written for this.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, saved: Path | None = None):
+        super().__init__(signal.Signals(number).name)
+        self.number, self.saved = number, saved
+
+
+class _Wish:
+    """What this process has been asked, and whether it may put it off; there is one handler."""
+
+    asked: int | None = None
+    may_wait = False
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        if not self.may_wait or self.asked is not None:
+            raise Stopped(number)
+        self.asked = number
+        if os.environ.get("RANK", "0") == "0":  # print may be what was interrupted
+            os.write(2, _FIRST.format(signal.Signals(number).name).encode())
+
+
+_wish = _Wish()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT raise `Stopped`, or wait where `put_off` says so.
+
+    Only the main thread can hear signals; in another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _wish.asked, before = None, {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, _wish.hear)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Inside, the first signal only makes `asked` tell it; the second one stops at once.
+
+    Raises:
+        Stopped: at the end, where nobody has acted upon the first.
+    """
+    _wish.may_wait = True
+    try:
+        yield
+    finally:
+        _wish.may_wait = False
+    if _wish.asked is not None:
+        raise Stopped(_wish.asked)
+
+
+def asked() -> int | None:
+    """The number of the signal that waits, if one does."""
+    return _wish.asked
+
+
+def told(stop: KeyboardInterrupt, anew: bool) -> int:
+    """Say in one message what was interrupted and how to go on; the exit code, 128 + the signal.
+
+    ``anew``: the command had ``--overwrite``, which would begin again.
+    """
+    stop = stop if isinstance(stop, Stopped) else Stopped()
+    same = "the same command without --overwrite" if anew else "the same command"
+    place = f"goes on from {stop.saved.name}" if stop.saved else "goes on from its last checkpoint"
+    if os.environ.get("RANK", "0") == "0":
+        print(f"hf-sft: interrupted by {stop}; {same} {place}.", file=sys.stderr)  # noqa: T201
+    return 128 + stop.number
