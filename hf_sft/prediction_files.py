@@ -3,14 +3,20 @@
 import csv
 import itertools
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from hf_sft.errors import DataError
+
+log = logging.getLogger(__name__)
+
+FORMULA = re.compile(r"[=@\t\r]|\+(?![\d\s])|-(?![\d\s.]|$)")  # no number, no dash of a list
 
 
 @contextmanager
@@ -66,12 +72,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_csv(file: TextIO, first: dict, records: Iterator[dict]) -> None:
-    """One line per record, in the columns of the first."""
-    flat = _flat(first)
+    """One line per record, in the columns of the first; every value as it is.
+
+    How many a spreadsheet would take for formulas is told: they are not changed, as programs that
+    read the file want the texts that were given.
+    """
+    flat, formulas = _flat(first), 0
     writer = csv.DictWriter(file, flat)
     writer.writeheader()
-    writer.writerow(flat)
-    writer.writerows(_flat(record) for record in records)
+    for cells in itertools.chain([flat], map(_flat, records)):
+        writer.writerow(cells)
+        formulas += sum(map(_is_formula, cells.values()))
+    if formulas:
+        log.warning(
+            "%d cells begin as formulas do (=, +, -, @): in a spreadsheet program, import the csv "
+            "with all columns as text, or write .jsonl.", formulas
+        )  # fmt: skip
+
+
+def _is_formula(cell: Any) -> bool:
+    """Whether a spreadsheet program would calculate it (OWASP, "CSV injection")."""
+    return isinstance(cell, str) and FORMULA.match(cell) is not None
 
 
 def write_jsonl(file: TextIO, first: dict, records: Iterator[dict]) -> None:

@@ -11,16 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_sft.adapter import LoRA
-from hf_sft.averages import Average
-from hf_sft.caching.feature_cache import FeatureCache
 from hf_sft.cli import find_recipe, parser, recipes
-from hf_sft.comparing.comparison import Comparison
 from hf_sft.component import choices
-from hf_sft.loaders import Loader
-from hf_sft.models import ModelSource
-from hf_sft.nonfinite import NonFinite
-from hf_sft.recipe import EarlyStopping, Recipe
+from hf_sft.recipe import Recipe
+from hf_sft.reference import KINDS
 from hf_sft.tasks import Task
 
 ROOT = Path(__file__).parent.parent
@@ -83,44 +77,26 @@ def test_the_recipe_is_good(tmp_path):
     assert recipe.penalty[0].lambda_ == 0.05
 
 
-def key_table():
-    """Block or type -> the keys README gives it, and those marked as needed."""
-    keys, needed, block = defaultdict(set), set(), ""
-    _, _, table = README.partition("| block | keys |\n|---|---|\n")
-    for line in table.partition("\n\n")[0].splitlines():
-        _, name, cells, _ = line.split("|")
-        block = name.split("`")[1] if name.strip() else block  # an empty name goes on
-        keys[block] |= set(re.findall(r"`([^`]+)`", cells))
-        needed |= {(block, key) for key in re.findall(r"`([^`]+)`\\\*", cells)}
-    return keys, needed
+def rows_below(head):
+    """First cell's code -> all code in the other cells, of the table with this head."""
+    found = defaultdict(set)
+    for line in README.partition(f"{head}\n")[2].partition("\n\n")[0].splitlines()[1:]:
+        first, *cells = line.strip("|").split("|")
+        found[first.split("`")[1]] |= set(re.findall(r"`([^`]+)`", "|".join(cells)))
+    return found
 
 
-def shipped_blocks():
-    """README's name of a block or type -> the fields that are its own."""
-    yield "model", ModelSource.model_fields
-    yield "early_stopping", EarlyStopping.model_fields
-    yield "cache", FeatureCache.model_fields
-    yield "nonfinite", NonFinite.model_fields
-    yield "compare", Comparison.model_fields
-    for name, cls in choices(Average).items():
-        yield name, cls.model_fields
-    yield "lora", {k: v for k, v in LoRA.model_fields.items() if k != "use_dora"}
-    for block, base in (("task", Task), ("data", Loader)):
-        yield block, base.model_fields
-        for name, cls in choices(base).items():
-            if cls.__module__.startswith("hf_sft."):
-                shared = base.model_fields
-                yield name, {k: f for k, f in cls.model_fields.items() if k not in shared}
+def test_every_type_is_in_the_readme():
+    told = rows_below("| block | types |")
+    for block, base in KINDS.items():
+        shipped = {n for n, cls in choices(base).items() if cls.__module__.startswith("hf_sft.")}
+        assert shipped - {"train-all"} <= told[block], block
 
 
-def test_every_key_of_data_task_and_model_is_in_the_readme_and_the_other_way_round():
-    keys, needed = key_table()
-    fields = {name: {k: f for k, f in own.items() if k != "type"} for name, own in shipped_blocks()}
-    keys = {name: own for name, own in keys.items() if own}
-    assert keys == {name: set(own) for name, own in fields.items() if own}
-    assert needed == {
-        (n, k) for n, own in fields.items() for k, f in own.items() if f.is_required()
-    }
+def test_every_task_has_its_row():
+    told = rows_below("| `task` | data | measured by | `predict` gives |")
+    shipped = {n for n, cls in choices(Task).items() if cls.__module__.startswith("hf_sft.")}
+    assert set(told) == shipped
 
 
 def test_every_shipped_recipe_can_be_found_by_its_name():

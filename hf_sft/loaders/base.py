@@ -26,7 +26,8 @@ class Loader(Component):
         test_fraction: the share carved from train where there is no test split.
         validation_fraction: the same for validation, where scores steer the training.
         split_seed: of what is carved.
-        group: a column whose values are never in two parts (article, speaker, patient).
+        group: a column whose values are never in two parts (article, speaker, patient); title for
+            squad, source, the image, for crops.
         per_class: examples of each class of train; all by default.
         max_train_samples, max_eval_samples: a stratified draw of so many; all by default.
     """

@@ -31,8 +31,9 @@ class MaskFolder(Loader):
     mask's. Names come from ``classes``, the palette, a ``classes.txt`` in ``path``, or the task.
 
     Keys:
-        path: a folder, in it train, validation, test or none.
-        images, masks: the folders of images and of masks of the same names.
+        path: a folder, in it train, validation (or val, valid, dev), test or none.
+        images, masks: the folders of images and of masks of the same names, in each split or around
+            the splits.
         suffix: what follows the image's name in the mask's.
         classes: names in order; the lines of classes.txt by default.
         palette: {class: [red, green, blue]}; by default a mask's pixels are numbers.

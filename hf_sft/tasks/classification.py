@@ -32,7 +32,7 @@ class Classification(Task):
     """One class per example, any number of labels, or a number: what ``problem`` says.
 
     Keys:
-        problem: one class, any number of labels, or a number.
+        problem: one class, any number of labels, or a number, best in a unit that makes it near 1.
         label: a column; for multi-label one of lists or of texts with a label_separator, or several
             columns of 0 and 1.
         label_separator: what parts the labels of a text (multi-label).

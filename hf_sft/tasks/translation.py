@@ -35,7 +35,8 @@ class Translation(Seq2Seq):
     The report has the signature.
 
     Keys:
-        tokenize: sacreBLEU's words for BLEU; by the target's language by default.
+        tokenize: sacreBLEU's words for BLEU; by the target's language by default. ja-mecab and
+            ko-mecab need a package: pip install "sacrebleu[ja]" or "sacrebleu[ko]".
     """
 
     type: Literal["translation"] = "translation"
