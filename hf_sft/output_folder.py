@@ -45,7 +45,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
             f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose "
             "another training.output_dir."
         )
-    if not folder.exists() or not any(path.name != COMPARE for path in folder.iterdir()):
+    if not folder.exists() or all(_is_nothing(path) for path in folder.iterdir()):
         return None
     remedy = "Choose another training.output_dir, or start anew with --overwrite."
     if not is_run(folder):
@@ -65,6 +65,13 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         refuse_code(checkpoint)
         log.warning("Going on from %s.", checkpoint)
     return str(checkpoint) if checkpoint is not None else None
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether it is ``compare``'s, or what a run made that was killed before its record."""
+    if path.name != CHECKPOINTS or not path.is_dir():
+        return path.name == COMPARE
+    return all(inside.name == f"{ORIGIN}.partial" for inside in path.iterdir())
 
 
 def is_run(folder: Path) -> bool:

@@ -64,6 +64,15 @@ def test_a_folder_that_is_absent_or_empty_is_free(recipe):
     assert claim(recipe, False) is None
 
 
+@pytest.mark.parametrize("made", [[], ["recipe_folder.txt.partial"]])
+def test_a_run_that_was_killed_before_its_record_starts_again(recipe, made):
+    """Trainer makes the folder of the checkpoints long before anything is in it."""
+    (recipe.output_dir / CHECKPOINTS).mkdir(parents=True)
+    for name in made:
+        (recipe.output_dir / CHECKPOINTS / name).touch()
+    assert claim(recipe, False) is None
+
+
 def test_an_unfinished_run_of_the_same_recipe_goes_on(recipe):
     folder = started(recipe)
     assert is_run(folder)
