@@ -60,10 +60,17 @@ def load_pretrained(source: Any, task: Any, names: list[str], place: Path | str)
     model, info = _load(task.auto_model(config), source, place, config)
     hold_fixed_(model)
     mismatched = {name: f"{tuple(a)}, not {tuple(b)}" for name, a, b in info["mismatched_keys"]}
-    fresh = {*info["missing_keys"], *mismatched}
+    fresh = _named_once(model, {*info["missing_keys"], *mismatched})
     left_over = sorted(info["unexpected_keys"])
     same = not names or (known == names and config is said)
     return Weights(model, fresh, same, original, mismatched, left_over)
+
+
+def _named_once(model: torch.nn.Module, names: set[str]) -> set[str]:
+    """A tied tensor by the one name that ``named_parameters`` gives it."""
+    first = {id(p): name for name, p in model.named_parameters()}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return {first[id(every[name])] if name in every else name for name in names}
 
 
 def hold_fixed_(model: transformers.PreTrainedModel) -> None:

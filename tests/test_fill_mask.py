@@ -10,10 +10,12 @@ import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from tiny_run import ROWS, source_folder, text_recipe, write_csv
-from transformers import AutoTokenizer, BertForMaskedLM, pipeline
+from transformers import AutoTokenizer, BertForMaskedLM, BertModel, pipeline
 
 from hf_sft.cli import main
 from hf_sft.errors import DataError, SourceError
+from hf_sft.models import ModelSource, load_model
+from hf_sft.resources import locator
 from hf_sft.tasks import FillMask
 
 datasets.disable_progress_bars()
@@ -175,6 +177,17 @@ def test_a_run_keeps_the_sources_head_and_its_numbers_repeat(run, capsys):
     for _ in range(2):
         assert main(["evaluate", str(run / "out")]) == 0
         assert f"{scores['perplexity']:.4f}" in capsys.readouterr().out
+
+
+def test_a_source_without_that_head_gets_one_tied_to_its_words(tmp_path, source):
+    BertModel.from_pretrained(source).save_pretrained(tmp_path / "bare")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "bare")
+    fresh = load_model(ModelSource(name=str(tmp_path / "bare")), FillMask(), [], locator(tmp_path))
+    names = dict(fresh.model.named_parameters())
+    assert fresh.fresh and fresh.fresh <= set(names)
+    assert all(name.startswith("cls.predictions.") for name in fresh.fresh)
+    assert main(["run", str(recipe(tmp_path, tmp_path / "bare"))]) == 0
+    assert report(tmp_path)["retention"]["by"] == "pairwise similarity"
 
 
 def test_predict_says_what_the_pipeline_says(run, tmp_path, capsys):
