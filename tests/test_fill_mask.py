@@ -184,7 +184,8 @@ def test_a_source_without_that_head_gets_one_tied_to_its_words(tmp_path, source)
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "bare")
     fresh = load_model(ModelSource(name=str(tmp_path / "bare")), FillMask(), [], locator(tmp_path))
     names = dict(fresh.model.named_parameters())
-    assert fresh.fresh and fresh.fresh <= set(names)
+    assert fresh.fresh
+    assert fresh.fresh <= set(names)
     assert all(name.startswith("cls.predictions.") for name in fresh.fresh)
     assert main(["run", str(recipe(tmp_path, tmp_path / "bare"))]) == 0
     assert report(tmp_path)["retention"]["by"] == "pairwise similarity"

@@ -24,8 +24,8 @@ tent
 penalties freezing
 rates moved_rows alike_lengths ragged_labels fixed_draws
 source_function plan_follower pull features geometry
-stored_features
-checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch step_flags step_rows
+stored_features step_rows
+checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch step_flags
 orderly_stop finite_steps out_of_memory whole_checkpoints
 optimizer_setup watch fisher fisher_cache trace row_identity
 seam
@@ -150,7 +150,8 @@ def test_imports_point_down(path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_are_chosen():
-    commands = [f"cli{part}.py" for part in ("", "_compare", "_explain", "_new", "_rank", "_weights")]
+    parts = ("", "_compare", "_explain", "_new", "_rank", "_weights")
+    commands = [f"cli{part}.py" for part in parts]
     for name in ("__init__.py", "__main__.py", "errors.py", *commands):
         names = set(imports(FILES[Path(name)], whole_file=False))
         chosen = {name.removesuffix(".py") for name in commands}

@@ -118,13 +118,8 @@ def propose(
     Raises:
         UserError: no such task, no data there, or no column that the task could read.
     """
-    method = _method(task)
-    raw: dict[str, Any] = {"task": {"type": task}}
-    raw["data"], name = data_block(task, given, folder)
-    raw["model"] = {"name": model_name(model, folder) if model else None}
-    for override in overrides:
-        apply_override(raw, override)
-    locate = locator(folder)
+    method, locate = _method(task), locator(folder)
+    name, raw = _begun(task, given, folder, model, overrides)
     reading = read(raw["data"], lambda block: _block(Loader, block, "data").load(locate))
     data = reading.data
     seen = data
@@ -147,6 +142,18 @@ def propose(
     decisions += [met.not_loaded] if met.not_loaded else []
     wrong = reading.refusal or met.data, met.source
     return Proposal(name, raw, method, seen, found, labels, findings, decisions, *wrong)
+
+
+def _begun(
+    task: str, given: str, folder: Path, model: str | None, overrides: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """The recipe's name, and the blocks that need no look at the data."""
+    raw: dict[str, Any] = {"task": {"type": task}}
+    raw["data"], name = data_block(task, given, folder)
+    raw["model"] = {"name": model_name(model, folder) if model else None}
+    for override in overrides:
+        apply_override(raw, override)
+    return name, raw
 
 
 def _method(task: str) -> Method:
