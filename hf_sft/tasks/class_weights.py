@@ -49,5 +49,13 @@ class BalancedLoss(CrossEntropy):
 
     def __init__(self, labels: list[int], classes: int, smoothing: float = 0.0):
         counts = torch.bincount(torch.as_tensor(labels), minlength=classes)
-        weights = len(labels) / (classes * counts.clamp(min=1).double())
-        super().__init__(smoothing, weights)
+        super().__init__(smoothing, balanced(counts))
+
+
+def balanced(counts: Tensor) -> Tensor:
+    """(classes,) of float64: w_c = n/(k·n_c), 1 for a class that is not there.
+
+    n = Σ_c n_c, k the classes that are there; Σ_c n_c·w_c = n.
+    """
+    weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1).double())
+    return torch.where(counts > 0, weights, 1.0)

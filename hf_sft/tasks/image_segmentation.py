@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import transformers
 from datasets import Dataset, DatasetDict
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hf_sft.errors import DataError, RecipeError, SourceError, listing
 from hf_sft.tasks.augmentation import DrawnRows, Preset, with_places
@@ -20,6 +20,7 @@ from hf_sft.tasks.segmentation_encoding import TRUTH, UNIVERSAL, Transform, coll
 from hf_sft.tasks.segmentation_instance import Instance
 from hf_sft.tasks.segmentation_predictions import MaskWriter, found_in, records
 from hf_sft.tasks.segmentation_semantic import Semantic
+from hf_sft.tasks.segmentation_weights import BalancedPixels, leave_out_as_torch_, pixel_counts
 
 SHOWN, WIDE = 6, 640  # images in the report, pixels of the three beside each other
 
@@ -43,6 +44,8 @@ class ImageSegmentation(Task):
         background: the name of class 0 around objects, or null: such pixels do not count.
         image_size: pixels of the square that the model sees; the source's by default.
         augment: as for images of a class; masks move with their images.
+        class_weights: balanced: while training every class counts the same, however many pixels of
+            train it has; for semantic, and models that label pixels. Rare classes weigh a lot.
         threshold: the score from which an object is predicted.
     """
 
@@ -63,6 +66,7 @@ class ImageSegmentation(Task):
     background: str | None = "background"
     image_size: int | None = Field(None, ge=32, le=4096)
     augment: Preset = "none"
+    class_weights: Literal["balanced"] | None = None
     threshold: float = Field(0.5, ge=0, lt=1)
 
     @field_validator("classes")
@@ -72,6 +76,14 @@ class ImageSegmentation(Task):
         if count < 2 or (isinstance(value, list) and count < len(value)):
             raise ValueError("two classes or more are needed, each named once")
         return value
+
+    @model_validator(mode="after")
+    def _pixels_are_weighed(self) -> "ImageSegmentation":
+        if self.class_weights and self.problem == "instance":
+            raise ValueError(
+                "class_weights is for problem: semantic; this is instance. Leave it out"
+            )
+        return self
 
     @property
     def kind(self) -> Semantic | Instance:
@@ -137,6 +149,8 @@ class ImageSegmentation(Task):
     def prepare(self, processor: Any, model: Any) -> None:
         """Every image becomes a square: a batch needs no padding, and a map is read back whole."""
         sum_object_counts(model)
+        if self.class_weights:
+            leave_out_as_torch_(model)
         size = processor.size
         side = self.image_size or size.get("shortest_edge") or size.get("height") or 512
         if self.image_size or not (size.get("height") and size.get("width")):
@@ -164,6 +178,9 @@ class ImageSegmentation(Task):
                 "training.label_smoothing_factor: Trainer cannot smooth maps of labels. "
                 "Leave it out."
             )
+        if self.class_weights:
+            classes = len(self.names(DatasetDict(train=rows)))
+            return BalancedPixels(pixel_counts(rows, self.kind, classes))
         return None
 
     def summarizer(self, processor: Any) -> Callable:
