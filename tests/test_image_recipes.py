@@ -20,6 +20,9 @@ CPPE5 = Features({
 })  # fmt: skip
 FOOD = Features({"image": Image(), "label": ClassLabel(names=["apple_pie", "baklava", "churros"])})
 
+FISH = ["tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark, white shark"]
+IMAGENET = Features({"image": Image(), "label": ClassLabel(names=FISH)})
+
 
 def cppe5(number, file, flags):
     things = [2 * i for i, flag in enumerate(flags) if flag for _ in range(i + 1)]
@@ -30,6 +33,11 @@ def cppe5(number, file, flags):
 
 def food(number, file, flags):
     return {"image": file, "label": number % 3}
+
+
+def imagenet(number, file, flags):
+    """The labels of its test part are not public."""
+    return {"image": file, "label": -1 if "/test-" in file else number % 3}
 
 
 def hub_folder(folder, features, row, splits):
@@ -47,8 +55,9 @@ def hub_folder(folder, features, row, splits):
     ("name", "features", "row", "splits", "labels"),
     [("food101_vit_l2sp", FOOD, food, ("train", "validation"), ["apple_pie", "baklava", "churros"]),
      ("cppe5_presence_convnext_l2sp", CPPE5, cppe5, ("train", "test"),
-      ["Coverall", "Gloves", "Mask"])],
-    ids=["food101", "cppe5"],
+      ["Coverall", "Gloves", "Mask"]),
+     ("imagenet_convnext_l2sp", IMAGENET, imagenet, ("train", "validation", "test"), FISH)],
+    ids=["food101", "cppe5", "imagenet"],
 )  # fmt: skip
 def test_hub_recipes_run_on_folders_like_those_of_the_hub(
     tmp_path, name, features, row, splits, labels
