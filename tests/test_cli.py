@@ -108,7 +108,7 @@ def test_words_that_are_no_overrides(capsys, recipe, words):
 
 
 def test_overrides_where_none_are_taken(capsys, recipe):
-    assert "'a.b=c' is not understood here" in refused(capsys, "show", ".", "a.b=c")
+    assert "'a.b=c' is not understood here" in refused(capsys, "evaluate", ".", "a.b=c")
 
 
 @pytest.mark.parametrize(
