@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_weights
+from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_search, cli_weights
 from hf_sft.errors import RecipeError, UserError, listing, nearest
 from hf_sft.interruption import listening, told
 from hf_sft.told import Told
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _about_recipes(partial(_command, commands))
     cli_new.add(partial(_command, commands))
-    for about in (cli_rank, cli_compare):
+    for about in (cli_rank, cli_compare, cli_search):
         about.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
     cli_weights.add(partial(_command, commands))

@@ -62,18 +62,21 @@ saved rank cells side_processes
 reuse results compare_table compare_charts
 compare_page
 compare
+rate_range
+rate_sweep
+rate_test
 held_out derived
 origin blend_page
 blend soup adapt
 new
 reference
-cli_compare cli_explain cli_new cli_rank cli_weights
+cli_compare cli_explain cli_new cli_rank cli_search cli_weights
 cli
 __main__ __init__
 """  # a line may import the lines above it, and a folder its own files
 RANK = {unit: rank for rank, line in enumerate(LAYERS.split("\n")) for unit in line.split()}
 # Folders whose files have layers of their own.
-FOLDERS = {"training", "caching", "weights", "ranking", "reporting", "comparing"}
+FOLDERS = {"training", "caching", "weights", "ranking", "reporting", "comparing", "searching"}
 HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas",
          "pydantic", "sklearn", "timm", "torch", "transformers", "yaml"}  # fmt: skip
 PACKAGES = {"hf_sft", *(f"hf_sft.{folder}" for folder in FOLDERS)}
@@ -150,7 +153,7 @@ def test_imports_point_down(path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_are_chosen():
-    parts = ("", "_compare", "_explain", "_new", "_rank", "_weights")
+    parts = ("", "_compare", "_explain", "_new", "_rank", "_search", "_weights")
     commands = [f"cli{part}.py" for part in parts]
     for name in ("__init__.py", "__main__.py", "errors.py", *commands):
         names = set(imports(FILES[Path(name)], whole_file=False))

@@ -1,0 +1,36 @@
+"""The command that looks for a learning rate: lr."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+Find = Callable[[str], Path]
+
+
+def add(command, find: Find) -> None:
+    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+    text = "try rising learning rates for a few steps and suggest one; leaves all as it was"
+    rates = command("lr", partial(test_rates, find), text)
+    rates.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
+    rates.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+    rates.set_defaults(takes_overrides=True)
+    rates.add_argument("--from", dest="low", type=float, default=1e-7, help="the first rate")
+    rates.add_argument("--to", dest="high", type=float, default=1.0, help="the last rate")
+    rates.add_argument("--steps", type=int, default=100, help="one rate each")
+    rates.add_argument("--picture", type=Path, help="an svg file of the curve")
+
+
+def test_rates(find: Find, arguments: argparse.Namespace) -> None:
+    """Print what the test says, and draw it where asked."""
+    from hf_sft.errors import RecipeError
+    from hf_sft.searching.rate_test import picture, rate_test, told
+
+    asked, file = arguments, arguments.picture
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise RecipeError(f"--picture: '{file}' is a folder, or lies in none. Name an svg file.")
+    found = rate_test(find(asked.recipe), asked.overrides, asked.low, asked.high, asked.steps)
+    print(told(found))
+    if file is not None:
+        file.write_text(picture(found), "utf-8")
+        print(f"The curve: {file}")

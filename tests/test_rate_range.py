@@ -1,0 +1,88 @@
+"""The learning-rate range test: what it suggests, and that it leaves everything as it was."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from test_cli import refused
+from tiny_run import text_recipe
+
+from hf_sft.cli import main
+from hf_sft.recipe import Recipe
+from hf_sft.running import prepare
+from hf_sft.searching.rate_range import is_divergent, judge, rates_between, smooth
+from hf_sft.searching.rate_sweep import sweep
+from hf_sft.training_arguments import training_arguments
+
+
+def test_rates_rise_by_one_factor_and_meet_both_ends():
+    rates = rates_between(1e-5, 1.0, 11)
+    assert (rates[0], rates[-1]) == (1e-5, 1.0)
+    assert np.allclose(np.diff(np.log(rates)), math.log(10) / 2)
+
+
+def test_the_running_mean_of_a_constant_is_that_constant():
+    assert smooth([2.5] * 7) == pytest.approx([2.5] * 7)
+
+
+def test_the_suggestion_is_the_steepest_fall_and_a_tenth_of_divergence_at_most():
+    rates = rates_between(1e-6, 1.0, 61)
+    falling = [2 - 1 / (1 + (1e-3 / rate) ** 2) for rate in rates]  # steepest over log rate: 1e-3
+    found = judge(rates, falling)
+    assert found.diverged is None
+    assert 1e-3 <= found.suggestion == found.steepest < 1e-2  # the running mean comes later
+    until = next(i for i, rate in enumerate(rates) if rate >= 4e-3)
+    found = judge(rates, [*falling[:until], math.inf])
+    assert found.diverged == rates[until]
+    assert found.suggestion == min(found.steepest, rates[until] / 10)
+    assert judge(rates, [1 + i for i in range(15)]).suggestion is None
+    assert is_divergent([1.0] * 9 + [100.0])
+    assert not is_divergent([1.0] * 9 + [2.0])
+
+
+@pytest.mark.parametrize("freeze", [None, {"type": "linear-probe"}])
+def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, freeze):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.load(text_recipe(tmp_path, freeze=freeze))
+    trainer = prepare(recipe, training_arguments(recipe)).trainer
+    trainer.model.eval()
+    model = trainer.model
+    before = {n: t.clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    trains = {n: p.requires_grad for n, p in model.named_parameters()}
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    seen = []
+    step = trainer.training_step
+    monkeypatch.setattr(
+        trainer, "training_step", lambda *args: (seen.append(_sum(model)), step(*args))[1]
+    )
+    found = sweep(trainer, rates_between(1e-4, 1e-1, 12))
+    assert len(found.losses) == 12
+    assert len(set(seen)) == 12  # it has trained
+    after = dict([*model.named_parameters(), *model.named_buffers()])
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == trains
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert trainer.optimizer is None
+
+
+def _sum(model):
+    return float(sum(p.detach().double().sum() for p in model.parameters()))
+
+
+def test_the_command_suggests_draws_and_writes_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = text_recipe(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--from", "1e-4", "--to", "1e3", "--steps", "40", "--picture", "lr.svg"]
+    assert main(["lr", str(path), *words]) == 0
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "lr.svg"])
+    assert "training.learning_rate=" in capsys.readouterr().out
+    assert (tmp_path / "lr.svg").read_text("utf-8").startswith("<svg")
+    assert "0 < from < to" in refused(capsys, "lr", path, "--from", "1", "--to", "0.1")
+    assert "--picture" in refused(capsys, "lr", path, "--picture", str(tmp_path / "no" / "a.svg"))
