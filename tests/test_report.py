@@ -58,6 +58,7 @@ def test_every_group_tells_its_phases_its_drift_and_its_features(finished):
 
 def test_the_report_tells_methods_papers_and_what_happened_when(finished):
     data = finished[0].data
+    assert data["penalty"]["value"] > 0
     formulas = [method["formula"] for method in data["penalty"]["methods"]]
     assert formulas == [L2SP.formula, Similarity.formula, Ball.formula]
     assert data["citations"] == [
@@ -134,4 +135,4 @@ def test_a_policy_that_draws_reports_what_it_drew(tmp_path):
     assert {group["name"] for group in found if group["trainable"]} == drawn
     assert all(bool(group["drift"]) == (group["name"] in drawn) for group in found[:-1])
     assert outcome.citations(trainer) == [LISA.citation]
-    assert outcome.pulled(trainer) == {"methods": [], "value": 0.0}
+    assert outcome.pulled(trainer) == {"methods": [], "value": None}  # nothing is on weights

@@ -113,9 +113,13 @@ def groups(trainer: Any, layers: list[dict]) -> list[dict]:
 
 
 def pulled(trainer: Any) -> dict[str, Any]:
-    """The penalties as they were settled, each with its formula, and Ω at the end."""
+    """The penalties as they were settled, each with its formula, and Ω at the end if on weights."""
     methods = [{**p.describe(), "formula": p.formula} for p in trainer.penalties]
-    return {"methods": methods, "value": trainer.penalty_value()}
+    return {"methods": methods, "value": _omega(trainer)}
+
+
+def _omega(trainer: Any) -> float | None:
+    return trainer.penalty_value() if trainer.pull.weight_priors else None
 
 
 def frozen(trainer: Any) -> dict[str, Any]:
