@@ -28,6 +28,7 @@ OTHERS = {  # blocks without types
     "[`cache`](cache.md)": "the frozen layers once per row (how: features.md)",
     "[`nonfinite`](nonfinite.md)": "stop or skip where a loss or a gradient is not finite",
     "[`compare`](compare.md)": "the arms, seeds and data sizes of `hf-sft compare`",
+    "[`search`](search.md)": "keys, ranges and trials of `hf-sft search`",
     "`training`": "`TrainingArguments` of transformers, key for key; `output_dir` is "
     "`outputs/<recipe name>` by default",
     "`retention`": "a loader with its keys, as under `data`: labelled rows of the source's own "

@@ -1,4 +1,4 @@
-"""The command that looks for a learning rate: lr."""
+"""The commands that look for a recipe's settings: search and lr."""
 
 import argparse
 from collections.abc import Callable
@@ -9,16 +9,30 @@ Find = Callable[[str], Path]
 
 
 def add(command, find: Find) -> None:
-    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+    """Declare them; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+    text = "look for the best learning rate, λ and freezing, or what a recipe's search block names"
+    look = command("search", partial(search_recipe, find), text)
     text = "try rising learning rates for a few steps and suggest one; leaves all as it was"
     rates = command("lr", partial(test_rates, find), text)
-    rates.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
-    rates.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
-    rates.set_defaults(takes_overrides=True)
+    for sub in (look, rates):
+        sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
+        sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
+        sub.set_defaults(takes_overrides=True)
+    look.add_argument("--overwrite", action="store_true", help="begin the search anew")
     rates.add_argument("--from", dest="low", type=float, default=1e-7, help="the first rate")
     rates.add_argument("--to", dest="high", type=float, default=1.0, help="the last rate")
     rates.add_argument("--steps", type=int, default=100, help="one rate each")
     rates.add_argument("--picture", type=Path, help="an svg file of the curve")
+
+
+def search_recipe(find: Find, arguments: argparse.Namespace) -> None:
+    """Run the trials that are missing; print the table and where the best recipe lies."""
+    from hf_sft.searching.search import search
+    from hf_sft.searching.search_table import text
+
+    data, place = search(find(arguments.recipe), arguments.overrides, arguments.overwrite)
+    print(text(data))
+    print(f"\nbest.yaml, search.html and search.json: {place}")
 
 
 def test_rates(find: Find, arguments: argparse.Namespace) -> None:

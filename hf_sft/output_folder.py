@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 RECIPE, REPORT, CHECKPOINTS, MODEL = "recipe.yaml", "report.json", "checkpoints", "model"
 ADAPTER = "adapter"
 COMPARE = "compare"  # below the run's folder, those of the arms it is compared with
+SEARCH = "search"  # likewise, the trials of a search
 PUBLISHED = (REPORT, "README.md", "report.html")  # a run that has them all is finished
 OURS = (RECIPE, *PUBLISHED, MODEL, ADAPTER, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
@@ -68,9 +69,9 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
 
 
 def _is_nothing(path: Path) -> bool:
-    """Whether it is ``compare``'s, or what a run made that was killed before its record."""
+    """Whether it is of other runs, or what a run made that was killed before its record."""
     if path.name != CHECKPOINTS or not path.is_dir():
-        return path.name == COMPARE
+        return path.name in (COMPARE, SEARCH)
     return all(inside.name == f"{ORIGIN}.partial" for inside in path.iterdir())
 
 
@@ -100,12 +101,13 @@ def _not_a_run(folder: Path, place: str, overwrite: bool) -> None:
 
 
 def identity(raw: dict[str, Any]) -> dict[str, Any]:
-    """What makes two recipes the same run: all but its place, resuming, and ``compare``."""
+    """What makes two recipes the same run: all but place, resuming, ``compare``, ``search``."""
     training = dict(raw.get("training") or {})
     for key in ("output_dir", "resume_from_checkpoint"):
         training.pop(key, None)
     own = {**raw, "training": training}
-    own.pop(COMPARE, None)  # what else is run, beside this one
+    for beside in (COMPARE, SEARCH):  # what else is run
+        own.pop(beside, None)
     return json.loads(json.dumps(own, sort_keys=True, default=str))
 
 

@@ -25,12 +25,13 @@ from hf_sft.penalties import Penalty
 from hf_sft.problems import problem
 from hf_sft.recipe_text import BLOCKS, apply_override, read, refuse_tokens
 from hf_sft.resources import Locate, locator
+from hf_sft.searching.space import Search
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
 from hf_sft.training_keys import check_training, metric_problems
 
 SINGLE = {"early_stopping": EarlyStopping, "cache": FeatureCache, "nonfinite": NonFinite,
-          "compare": Comparison}  # fmt: skip
+          "compare": Comparison, "search": Search}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Recipe:
     cache: FeatureCache | None
     nonfinite: NonFinite | None
     compare: Comparison | None
+    search: Search | None
 
     @classmethod
     def load(

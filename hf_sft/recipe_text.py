@@ -13,7 +13,7 @@ from hf_sft.tokens import token_places
 
 BLOCKS = (
     "task", "data", "model", "penalty", "freeze", "learning_rates", "training", "early_stopping",
-    "retention", "adapter", "averaging", "cache", "nonfinite", "compare",
+    "retention", "adapter", "averaging", "cache", "nonfinite", "compare", "search",
 )  # fmt: skip
 BOOLEAN = re.compile("^(true|True|TRUE|false|False|FALSE)$")
 INTEGER = re.compile("^[-+]?(0|[1-9][0-9]*)$")

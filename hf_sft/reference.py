@@ -26,6 +26,7 @@ from hf_sft.loaders import Loader
 from hf_sft.model_source import ModelSource
 from hf_sft.nonfinite import NonFinite
 from hf_sft.penalties import Penalty
+from hf_sft.searching.space import Search
 from hf_sft.tasks import Task
 from hf_sft.training.rates import LearningRate
 
@@ -42,6 +43,7 @@ SINGLE: dict[str, type[BaseModel]] = {  # blocks of one form
     "learning_rates": LearningRate,
     "early_stopping": EarlyStopping,
     "compare": Comparison,
+    "search": Search,
     "cache": FeatureCache,
     "nonfinite": NonFinite,
 }

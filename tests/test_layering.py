@@ -14,7 +14,7 @@ told
 errors packed json_text table arms paired
 transferability
 component resources recipe_text problems draws
-comparison nonfinite
+comparison nonfinite space
 layer_blocks
 layer_order
 layer_groups
@@ -65,6 +65,9 @@ compare
 rate_range
 rate_sweep
 rate_test
+trial_process study best search_table
+search_page
+search
 held_out derived
 origin blend_page
 blend soup adapt

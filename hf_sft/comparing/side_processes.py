@@ -44,20 +44,20 @@ def run_all(orders: Sequence[Order], jobs: int, done: Callable[[Order, str | Non
 
     Runs that are under way are told to end when this one is interrupted.
     """
-    context = _context()
+    ours = context()
     waiting, under_way = list(orders), {}
     try:
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 order = waiting.pop(0)
                 order.log.parent.mkdir(parents=True, exist_ok=True)
-                process = context.Process(target=_obey, args=(order,))
+                process = ours.Process(target=_obey, args=(order,))
                 process.start()
                 under_way[process.sentinel] = order, process
             for sentinel in connection.wait(list(under_way)):
                 order, process = under_way.pop(sentinel)
                 process.join()
-                done(order, _problem(process.exitcode, order.log))
+                done(order, problem(process.exitcode, order.log))
     finally:
         for _, process in under_way.values():
             process.terminate()
@@ -73,7 +73,7 @@ def threads_each(jobs: int) -> int | None:
     return max(1, torch.get_num_threads() // jobs)
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def context() -> multiprocessing.context.BaseContext:
     """Processes that begin fresh, with the imports done once where forking is safe."""
     if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
@@ -84,13 +84,7 @@ def _context() -> multiprocessing.context.BaseContext:
 
 def _obey(order: Order) -> None:
     """Train as the order says, in a process of its own; its exit code is the command's."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # an interrupt at the terminal is the comparison's, which then ends this run
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    log = order.log.open("w", encoding="utf-8")
-    for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
+    redirect(order.log)
     if order.threads is not None:
         torch.set_num_threads(order.threads)
     try:
@@ -106,13 +100,24 @@ def _obey(order: Order) -> None:
         sys.exit(1)
 
 
+def redirect(file: Path) -> None:
+    """In a process of its own: print into ``file``, end with the process that started this one."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # an interrupt at the terminal is the parent's, which then ends this run
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    log = file.open("w", encoding="utf-8")
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+
+
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     """A run whose comparison was killed would be begun a second time beside itself."""
     parent.join()
     os._exit(1)
 
 
-def _problem(code: int | None, log: Path) -> str | None:
+def problem(code: int | None, log: Path) -> str | None:
     """What to tell about an end; None where all went well."""
     if code == 0:
         return None

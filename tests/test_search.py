@@ -1,0 +1,121 @@
+"""Searches: trials go on after a stop, the pick keeps what is asked, and the best is a recipe."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from test_cli import refused
+from tiny_run import text_recipe
+
+from hf_sft.cli import main
+from hf_sft.searching import study
+from hf_sft.searching.best import best
+from hf_sft.searching.search import search
+
+OVER = {
+    "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "freeze": [None, {"type": "linear-probe"}],
+}
+
+
+def recipe_in(place, **asked):
+    return text_recipe(
+        place, search={"over": OVER, "trials": 3, **asked}, training={"num_train_epochs": 1}
+    )
+
+
+def row(number, target, retention):
+    return {"number": number, "target": target, "retention": retention}
+
+
+def test_the_best_keeps_at_least_what_is_asked():
+    rows = [row(0, 0.9, 0.2), row(1, 0.7, 0.8), row(2, 0.8, 0.9), row(3, 0.8, 0.95)]
+    rows += [row(4, None, 1.0), row(5, 0.99, None)]
+    assert best(rows[:4], True, None)["number"] == 0
+    assert best(rows, True, 0.8)["number"] == 2
+    assert best(rows, False, 0.8)["number"] == 1
+    assert best(rows, True, 0.96) is None
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    place = tmp_path_factory.mktemp("searched")
+    path = recipe_in(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        data, folder = search(path)
+    return path, data, folder
+
+
+def test_every_trial_is_told_and_none_leaves_a_model(searched):
+    path, data, folder = searched
+    assert [r["state"] for r in data["trials"]] == ["finished"] * 3, data["trials"]
+    assert data["trials"] == json.loads((folder / "search.json").read_text("utf-8"))["trials"]
+    assert not list(folder.rglob("*.safetensors"))
+    assert all(r["seen"] for r in data["trials"])
+    page = (folder / "search.html").read_text("utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org)", page)
+    assert str(path.parent) not in page
+    assert page.count("<svg") >= 2
+
+
+def test_the_best_recipe_is_an_ordinary_one_that_gives_the_same(searched, capsys):
+    _, data, folder = searched
+    raw = yaml.safe_load((folder / "best.yaml").read_text("utf-8"))
+    assert "search" not in raw
+    assert main(["run", str(folder / "best.yaml")]) == 0
+    report = json.loads((folder / "best/report.json").read_text("utf-8"))
+    chosen = next(r for r in data["trials"] if r["number"] == data["best"])
+    assert report["metrics"]["validation"][data["metric"]] == pytest.approx(chosen["target"])
+
+
+def test_more_trials_go_on_and_another_search_is_refused(searched, monkeypatch, capsys):
+    path, data, _ = searched
+    monkeypatch.chdir(path.parent)
+    again, _ = search(path, ["search.trials=4"])
+    assert again["trials"][:3] == data["trials"]
+    assert len(again["trials"]) == 4
+    assert "--overwrite" in refused(capsys, "search", path, "training.weight_decay=0.1")
+    assert "search.over" in refused(capsys, "search", path, "search.over={freeze: [{type: no}]}")
+
+
+def test_what_was_under_way_is_run_again_with_the_same_values(searched, monkeypatch):
+    path, _, folder = searched
+    monkeypatch.chdir(path.parent)
+    optuna = study.library()
+    held = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / study.FILE}")
+    lost = held.ask()
+    values = lost.suggest_float("training.learning_rate", 1e-4, 1e-1, log=True)
+    lost.suggest_categorical("freeze", ["freeze=null", "freeze={type: linear-probe}"])
+    count = len(study.rows(held))
+    data, _ = search(path, [f"search.trials={count + 1}"])
+    assert len(data["trials"]) == count + 1
+    assert data["trials"][-1]["params"]["training.learning_rate"] == values
+
+
+def test_without_optuna_the_remedy_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "hf-sft[search]" in refused(capsys, "search", recipe_in(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tmp_path):
+    path = recipe_in(tmp_path)
+    command = [sys.executable, "-m", "hf_sft", "search", str(path)]
+    started = subprocess.Popen(command, cwd=tmp_path)
+    second = tmp_path / "out/search/trial-1.log"
+    deadline = time.monotonic() + 300
+    while not second.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "out/search/search.json").read_text("utf-8"))
+    assert [r["number"] for r in data["trials"]] == [0, 2, 3]  # 1 was under way, and is 2 now
