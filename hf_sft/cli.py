@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_search, cli_weights
-from hf_sft.errors import RecipeError, UserError, listing, nearest
-from hf_sft.interruption import listening, told
+from hf_sft.errors import OneProcessError, RecipeError, UserError, listing, nearest
+from hf_sft.interruption import farewell, listening
 from hf_sft.told import Told
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with listening():
             arguments.command(arguments)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, OneProcessError):
             print(f"hf-sft: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        return told(stop, anew=getattr(arguments, "overwrite", False))
+        return farewell(stop, anew=getattr(arguments, "overwrite", False))
     except BrokenPipeError:  # `hf-sft list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -17,6 +17,10 @@ class UserError(Exception):
         return told(super().__str__())
 
 
+class OneProcessError(UserError):
+    """What one process of several may meet alone: it tells it, whatever its rank."""
+
+
 class RecipeError(UserError):
     """The recipe, or an override on the command line, cannot be understood."""
 

@@ -31,12 +31,14 @@ class _Wish:
 
     asked: int | None = None
     may_wait = False
+    process: int | None = None  # a loader's workers have the handler too, and wait without a word
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         if not self.may_wait or self.asked is not None:
             raise Stopped(number)
         self.asked = number
-        if os.environ.get("RANK", "0") == "0":  # print may be what was interrupted
+        own = os.getpid() == self.process and os.environ.get("RANK", "0") == "0"
+        if own:  # print may be what was interrupted
             os.write(2, _FIRST.format(signal.Signals(number).name).encode())
 
 
@@ -52,12 +54,15 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _wish.asked, before = None, {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
+    _wish.asked, _wish.process = None, os.getpid()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not None}
+    for number in before:  # None: somebody else's, which could not be put back
         signal.signal(number, _wish.hear)
     try:
         yield
     finally:
+        _wish.asked = None  # nobody has asked what this process does next
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -83,14 +88,15 @@ def asked() -> int | None:
     return _wish.asked
 
 
-def told(stop: KeyboardInterrupt, anew: bool) -> int:
+def farewell(stop: KeyboardInterrupt, anew: bool) -> int:
     """Say in one message what was interrupted and how to go on; the exit code, 128 + the signal.
 
     ``anew``: the command had ``--overwrite``, which would begin again.
     """
     stop = stop if isinstance(stop, Stopped) else Stopped()
     same = "the same command without --overwrite" if anew else "the same command"
-    place = f"goes on from {stop.saved.name}" if stop.saved else "goes on from its last checkpoint"
+    last = "its last checkpoint, or starts anew where there is none"
+    place = f"goes on from {stop.saved.name if stop.saved else last}"
     if os.environ.get("RANK", "0") == "0":
         print(f"hf-sft: interrupted by {stop}; {same} {place}.", file=sys.stderr)  # noqa: T201
     return 128 + stop.number

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from hf_sft.errors import UserError
+from hf_sft.errors import OneProcessError
 from hf_sft.interruption import put_off
 from hf_sft.output_folder import CHECKPOINTS
 from hf_sft.training.out_of_memory import enough_memory
@@ -20,7 +20,7 @@ WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 BY_TORCH = ("PytorchStreamWriter", "inline_container", "iostream error")  # without an errno
 
 
-class LostWriting(UserError):
+class LostWriting(OneProcessError):
     """A file of a run could not be written; what was whole before still is."""
 
 
@@ -29,7 +29,7 @@ def train(trainer: Any, resume: str | None) -> None:
 
     Raises:
         Stopped: by a signal, after a checkpoint was written for it.
-        UserError: memory or disk are too small, or a file has gone.
+        OneProcessError: memory or disk are too small, or a file has gone.
     """
     with put_off(), written(Path(trainer.args.output_dir).parent), enough_memory(trainer):
         trainer.train(resume_from_checkpoint=resume)

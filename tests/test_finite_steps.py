@@ -137,3 +137,12 @@ def test_on_an_accelerator_flags_are_read_a_step_late_and_nothing_is_saved(tmp_p
     assert ", ".join(map(str, first["rows"])) in str(error.value)
     kept = sorted(path.name for path in (tmp_path / "b").glob("checkpoint-*"))
     assert kept == sorted(f"checkpoint-{k}" for k in range(2, first["step"], 2))
+
+
+def test_a_training_after_one_that_ended_early_has_flags_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_sft.training.finite_steps.FiniteSteps.reads_at_once", False)
+    run = trainer(tmp_path, broken=range(24))  # the second step's flags are left unread
+    with pytest.raises(UserError, match="at step 1, made of rows"):
+        run.train()
+    run.train_dataset = rows(())
+    assert run.train().global_step == 12

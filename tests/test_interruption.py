@@ -9,7 +9,7 @@ import tiny_run
 import torch
 from safetensors.torch import load_file
 
-from hf_sft import running
+from hf_sft import interruption, running
 from hf_sft.cli import main
 from hf_sft.training.trainer import TransferMixin
 
@@ -41,10 +41,15 @@ def command(folder, output, *more):
 
 
 def outcome(folder):
-    """Weights and log of a finished run; of the log what no clock decides."""
+    """Weights and log of a finished run; of the log what no clock decides.
+
+    Trainer's summary is all clock, and is not written again where the last step was done already.
+    """
     report = json.loads((folder / "report.json").read_text())
     log = [
-        {k: v for k, v in entry.items() if not k.endswith(TIMING)} for entry in report["history"]
+        {k: v for k, v in entry.items() if not k.endswith(TIMING)}
+        for entry in report["history"]
+        if "train_runtime" not in entry
     ]
     return load_file(folder / "model" / "model.safetensors"), log, report["metrics"]
 
@@ -104,7 +109,8 @@ def test_a_second_signal_stops_at_once(folder, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         send_at(patch, "training_step", 9, signal.SIGTERM, times=2)
         assert main(command(folder, "twice")) == 143
-    assert "goes on from its last checkpoint" in capsys.readouterr().err
+    assert interruption.asked() is None  # a run that begins in this process later was not asked
+    assert "goes on from its last checkpoint, or" in capsys.readouterr().err
     left = [path.name for path in (folder / "twice" / "checkpoints").glob("checkpoint-*")]
     assert left == ["checkpoint-3"]
     assert main(command(folder, "twice")) == 0
@@ -124,3 +130,17 @@ def test_handlers_are_put_back(folder):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     main(["list"])
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_a_loaders_worker_waits_without_a_word(monkeypatch, capfd):
+    own = os.getpid()
+
+    def interrupted():
+        with interruption.listening(), interruption.put_off():
+            monkeypatch.setattr(os, "getpid", lambda: own + 1)  # as after a fork
+            os.kill(own, signal.SIGINT)
+            assert interruption.asked() == signal.SIGINT
+
+    with pytest.raises(interruption.Stopped):
+        interrupted()
+    assert capfd.readouterr().err == ""

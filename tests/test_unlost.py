@@ -71,6 +71,16 @@ def test_a_full_disk_is_told_once_and_the_run_goes_on_when_there_is_room(
     assert main(["run", str(recipe)]) == 0
 
 
+def test_a_full_disk_takes_no_checkpoint_without_moments(recipe, monkeypatch, capsys, file_size):
+    """Nobody can go on from it, but it was written whole."""
+    with monkeypatch.context() as patch:
+        at_save(patch, 2, lambda: file_size(500))
+        assert main(["run", str(recipe), "training.save_only_model=true"]) == 2
+    file_size(resource.RLIM_INFINITY)
+    assert "the same command starts anew" in capsys.readouterr().err
+    assert checkpoints(recipe) == ["checkpoint-3"]
+
+
 def test_a_disk_full_before_the_first_checkpoint_leaves_no_torn_one(
     recipe, monkeypatch, capsys, file_size
 ):
@@ -147,9 +157,31 @@ def test_out_of_memory_proposes_the_largest_part_that_goes_through(
     assert checkpoints(recipe) == []
 
 
+def test_out_of_memory_in_an_evaluation_is_no_matter_of_the_steps(recipe, monkeypatch, capsys):
+    given = BertForSequenceClassification.forward
+
+    def forward(self, input_ids=None, **inputs):
+        if not self.training and len(input_ids) > 4:
+            raise ERRORS["gpu"]
+        return given(self, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", forward)
+    assert main(["run", str(recipe), "training.eval_strategy=epoch"]) == 2
+    told = capsys.readouterr().err
+    assert "in the evaluation after step 3 with training.per_device_eval_batch_size: 8." in told
+    assert "Take training.per_device_eval_batch_size=4" in told
+    assert "per_device_train_batch_size" not in told
+
+
 def test_where_not_one_row_fits_other_ways_are_proposed(recipe, monkeypatch, capsys):
     assert run_with_room_for(0, recipe, monkeypatch, ERRORS["gpu"]) == 2
     assert "gradient_checkpointing" in capsys.readouterr().err
+
+
+def test_a_process_of_any_rank_tells_what_it_alone_has_met(recipe, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert run_with_room_for(3, recipe, monkeypatch, ERRORS["gpu"]) == 2
+    assert "Out of memory at step 1" in capsys.readouterr().err
 
 
 def test_other_errors_keep_their_traceback(recipe, monkeypatch):

@@ -31,7 +31,7 @@ class OrderlyStop(StepFlags):
         if self._saving.done:
             step = self.state.global_step
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            raise Stopped(asked() or SIGNALS[0], folder)
+            raise Stopped(asked() or SIGNALS[0], None if self.args.save_only_model else folder)
 
 
 class _SaveWhenAsked(TrainerCallback):
@@ -46,7 +46,8 @@ class _SaveWhenAsked(TrainerCallback):
         self.trainer, self.due, self.done, self.owed = trainer, False, False, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.stop_agreed = self.due = self.done = self.owed = False
+        self.trainer.forget_flags()
+        self.due = self.done = self.owed = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_save or control.should_log or control.should_evaluate:

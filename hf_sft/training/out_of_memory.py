@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from hf_sft.errors import UserError
+from hf_sft.errors import OneProcessError
 from hf_sft.training.loss_scale import probe_batch
 
 SMALLER = (
@@ -25,7 +25,7 @@ def enough_memory(trainer: Any) -> Iterator[None]:
     but for models that keep batch statistics. Over several processes nothing is tried.
 
     Raises:
-        UserError: in place of torch's or Python's error.
+        OneProcessError: in place of torch's or Python's error.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def enough_memory(trainer: Any) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the activations
-        raise UserError(_proposal(trainer)) from None
+        raise OneProcessError(_proposal(trainer)) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -44,6 +44,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _proposal(trainer: Any) -> str:
     args = trainer.args
+    if trainer.control.should_evaluate:  # until the evaluation that is due has been made
+        return _while_evaluating(trainer)
     batch, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
     place = (
         f"Out of memory at step {trainer.state.global_step + 1} with "
@@ -61,6 +63,18 @@ def _proposal(trainer: Any) -> str:
         f"training.gradient_accumulation_steps={parts * batch // size}. That is another recipe: "
         "start it with --overwrite or in a folder of its own; models that keep batch statistics "
         "then see fewer rows at a time."
+    )
+
+
+def _while_evaluating(trainer: Any) -> str:
+    batch = trainer.args.per_device_eval_batch_size
+    key = "training.per_device_eval_batch_size"
+    fewer = f"Take {key}={smaller(batch)[0]}, " if batch > 1 else "Take "
+    return (
+        f"Out of memory in the evaluation after step {trainer.state.global_step} with {key}: "
+        f"{batch}. {fewer}shorter texts or smaller images (task), or training.eval_strategy=no. "
+        "That is another recipe: start it with --overwrite or in a folder of its own; the steps "
+        "stay the same."
     )
 
 

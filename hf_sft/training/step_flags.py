@@ -20,10 +20,14 @@ class StepFlags:
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self.forget_flags()
+        super().__init__(*args, **kwargs)
+
+    def forget_flags(self) -> None:
+        """A training begins: what one that ended early has left unread is none of its steps."""
         self.stop_agreed = False
         self._unfit: Tensor | None = None
-        self._unread: deque[tuple[int, Tensor]] = deque()
-        super().__init__(*args, **kwargs)
+        self._unread: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
 
     @property
     def reads_at_once(self) -> bool:
@@ -43,7 +47,7 @@ class StepFlags:
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's (private in 5.24): called once per step, between clipping and optimizer."""
         norm = super()._get_grad_norm(*args, **kwargs)
-        self._unread.append((self.state.global_step + 1, self._flags(norm)))
+        self._unread.append((self.state.global_step + 1, *_under_way(self._flags(norm))))
         self.read_flags(leave=0 if self.reads_at_once else 1)
         return norm
 
@@ -61,8 +65,23 @@ class StepFlags:
     def read_flags(self, leave: int = 0) -> None:
         """Act upon the flags of all steps but the last ``leave``."""
         while len(self._unread) > leave:
-            step, flags = self._unread.popleft()
+            step, flags, there = self._unread.popleft()
+            if there is not None:
+                there.synchronize()
             unfit, stop = flags.tolist()
             self.stop_agreed = self.stop_agreed or bool(stop)
             if unfit:
                 self.on_unfit_step(step)
+
+
+def _under_way(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Flags as they come to the CPU, and what says when they are there; None: at once.
+
+    CUDA reads in the order of its stream: a plain read a step later would wait for that step.
+    """
+    if flags.device.type != "cuda":
+        return flags, None
+    there = torch.cuda.Event()
+    copy = flags.to("cpu", non_blocking=True)
+    there.record(torch.cuda.current_stream(flags.device))
+    return copy, there

@@ -24,8 +24,12 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def torn_checkpoints(folder: Path) -> list[Path]:
-    """Those that going on would pass over."""
-    return [checkpoint for checkpoint in _newest_first(folder) if not _is_whole(checkpoint)]
+    """Those that were not written to their end.
+
+    Nobody can go on from one without moments (``save_only_model``), or by other processes than
+    wrote it; its weights are whole all the same.
+    """
+    return [checkpoint for checkpoint in _newest_first(folder) if not _is_written(checkpoint)]
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -38,7 +42,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """trainer_state.json is ours and parses; all that is written before and after it is there."""
+    """Written to the end, with all that going on needs."""
+    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *_random_states(checkpoint)]
+    return _is_written(checkpoint) and all(zipfile.is_zipfile(state) for state in states)
+
+
+def _is_written(checkpoint: Path) -> bool:
+    """trainer_state.json is ours and parses; weights and the files it names are there."""
     try:
         if recorded_source(checkpoint) is None:
             return False
@@ -55,8 +65,7 @@ def _is_whole(checkpoint: Path) -> bool:
                 return False
     except (OSError, ValueError, LookupError, AttributeError, SafetensorError):
         return False
-    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *_random_states(checkpoint)]
-    return bool(weights) and all(zipfile.is_zipfile(state) for state in states)
+    return bool(weights)
 
 
 def _random_states(checkpoint: Path) -> list[Path]:
