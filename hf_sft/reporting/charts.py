@@ -146,7 +146,11 @@ def drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], None
         figure = Figure(size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        if caption not in (PULL, TURN, RATE, STRENGTH):  # one line, which the caption names
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":  # its own labels are formulae, which are not drawn
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+        one = caption in (PULL, TURN, RATE, STRENGTH)  # one line, which the caption names
+        if axes.get_legend_handles_labels()[0] and not one:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
