@@ -118,7 +118,7 @@ def entries() -> Iterator[Entry]:
 
 
 def named(name: str) -> list[Entry]:
-    """The entries that a name means: a block, ``block.type``, or a type alone.
+    """The entries that a name means: a block, ``block.type``, a type alone, or ``block.key``.
 
     Raises:
         RecipeError: it means none.
@@ -130,6 +130,8 @@ def named(name: str) -> list[Entry]:
     if name in known:
         return [known[name]]
     fitting = [e for key, e in known.items() if name in (key.split(".")[0], key.partition(".")[2])]
+    own = [e for key, e in known.items() if key.split(".")[0] == block]
+    fitting = fitting or [e for e in own if kind in [key.name for key in e.keys]]
     if not fitting:
         short = [*KINDS, *SINGLE, *(key.partition(".")[2] for key in known if "." in key)]
         raise RecipeError(

@@ -78,6 +78,11 @@ def test_explain_lists_a_block_and_everything(capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(ENTRIES)
 
 
+def test_explain_finds_the_types_that_have_a_key(capsys):
+    assert main(["explain", "task.pooling"]) == 0
+    assert "pooling: " in capsys.readouterr().out
+
+
 def test_explain_names_the_nearest(capsys):
     assert main(["explain", "l2sp"]) == 2
     assert "'l2-sp'" in capsys.readouterr().err

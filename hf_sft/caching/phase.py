@@ -22,7 +22,9 @@ def refuse_unfit(trainer: Any) -> None:
     if trainer.train_dataset is None:
         raise NoCache("there is no data set to train on")
     if priors := trainer.source_pass.priors:
-        raise NoCache(f"penalty {priors[0].type} compares what the whole model does")
+        raise NoCache(
+            f"penalty {priors[0].type} compares what the whole model does; leave one of both out"
+        )
     if args.torch_compile:
         raise NoCache("training.torch_compile has compiled the whole forward pass")
     if args.neftune_noise_alpha is not None:

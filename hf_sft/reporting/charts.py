@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 INK, RULE = "#010101", "#020202"  # stand for the page's own colours, see _on_page
 LINES = [f"#0{i}0{i}0f" for i in range(1, 7)]
@@ -149,6 +149,7 @@ def drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], None
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":  # its own labels are formulae, which are not drawn
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(LogFormatter())
         one = caption in (PULL, TURN, RATE, STRENGTH)  # one line, which the caption names
         if axes.get_legend_handles_labels()[0] and not one:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
