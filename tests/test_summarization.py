@@ -122,18 +122,34 @@ def documents(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("xsum")
-    source = tiny_writing.source_folder(folder / "source", "bart")
+def summarized(folder, *overrides, tied=True):
+    """The report of the XSum recipe on a tiny BART and data of its schema."""
+    source = tiny_writing.source_folder(folder / "source", "bart", tied=tied)
     recipe = Recipe.load(
         RECIPES / "summarization" / "xsum_bart_l2sp.yaml",
         [f"data={{type: hub, path: {documents(folder / 'data')}}}", f"model.name={source}",
          f"training.output_dir={folder / 'out'}", "training.use_cpu=true",
          "training.disable_tqdm=true", "training.save_strategy=no", "training.warmup_steps=0",
-         "task.generation={num_beams: 2, max_new_tokens: 6}"],
+         "task.generation={num_beams: 2, max_new_tokens: 6}", *overrides],
     )  # fmt: skip
-    return folder, run(recipe).data
+    return run(recipe).data
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("xsum")
+    return folder, summarized(folder)
+
+
+def test_train_last_and_lp_ft_on_summaries(tmp_path):
+    (tmp_path / "last").mkdir()
+    last = summarized(tmp_path / "last", "freeze={type: train-last, count: 1}")
+    assert last["freeze"]["verified_unchanged"]
+    assert sum(bool(group["drift"]) for group in last["groups"]) == 1
+    (tmp_path / "probed").mkdir()
+    probed = summarized(tmp_path / "probed", "freeze={type: lp-ft, probe: 0.5}", tied=False)
+    assert list(probed["transitions"][0]["trains"]) == ["head"]
+    assert all(group["drift"] > 0 for group in probed["groups"])
 
 
 def test_the_xsum_recipe_trains_on_a_folder_of_its_schema(finished):
