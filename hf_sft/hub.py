@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from hf_sft.errors import UserError
 from hf_sft.reporting import card, report_page
 from hf_sft.reporting.report import Report
+from hf_sft.retrying import patiently
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +50,13 @@ def push(
         edited = edited_card(run, report)
         if token is None and get_token() is None:
             raise PushError("no token of the Hub is known. Run `hf auth login`, or set HF_TOKEN.")
-        api = HfApi(token=token)
-        url = api.create_repo(repo_id, private=private is not False, exist_ok=True)
+        api, hidden = HfApi(token=token), private is not False
+        url = patiently(lambda: api.create_repo(repo_id, private=hidden, exist_ok=True))
         _agree(api, url.repo_id, private)
         if revision is not None:
-            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+            patiently(lambda: api.create_branch(url.repo_id, branch=revision, exist_ok=True))
         content = files(report, model, edited, url.repo_id)
-        added = [CommitOperationAdd(path, given) for path, given in content.items()]
-        api.create_commit(
-            url.repo_id, added, commit_message="A model fine-tuned by hf_sft", revision=revision
-        )
+        patiently(lambda: _commit(api, url.repo_id, content, revision))
     return str(url) if revision is None else f"{url}/tree/{revision}"
 
 
@@ -113,9 +111,18 @@ def files(report: Report, model: Path, edited: str | None, repo_id: str) -> dict
     return found | {name: text.encode() for name, text in texts.items()}
 
 
+def _commit(
+    api: HfApi, repo_id: str, content: dict[str, bytes | Path], revision: str | None
+) -> None:
+    """One commit. The Hub is asked first what it has: that is not uploaded, or committed, again."""
+    added = [CommitOperationAdd(path, given) for path, given in content.items()]
+    said = "A model fine-tuned by hf_sft"
+    api.create_commit(repo_id, added, commit_message=said, revision=revision)
+
+
 def _agree(api: HfApi, repo_id: str, private: bool | None) -> None:
     """Nothing that was to be private goes into a public repository."""
-    is_private = api.model_info(repo_id).private
+    is_private = patiently(lambda: api.model_info(repo_id)).private
     if private and not is_private:
         raise PushError(f"{repo_id} is public. Allow that with --public, or name another.")
     if private is False and is_private:
@@ -127,7 +134,7 @@ def told_plainly(run: Path, repo_id: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the Hub into one message with a remedy."""
     try:
         yield
-    except (PushError, HTTPError, HFValidationError, OSError, RuntimeError) as error:
+    except (PushError, HTTPError, ValueError, OSError, RuntimeError) as error:
         again = shlex.join(["hf-sft", "push", str(run), repo_id])
         raise PushError(
             f"push to {repo_id!r}: {_reason(error, repo_id)} "
@@ -137,6 +144,8 @@ def told_plainly(run: Path, repo_id: str) -> Iterator[None]:
 
 def _reason(error: Exception, repo_id: str) -> str:
     """What happened, and what to do about it."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError):
+        error = error.__cause__  # of a file that huggingface_hub could not upload
     if isinstance(error, PushError):
         return str(error)
     if isinstance(error, HFValidationError):

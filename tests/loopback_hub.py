@@ -6,6 +6,7 @@
         assert "config.json" in hub.files("user/model")
 
 The client libraries read their environment at import, so client code runs in a subprocess.
+`hub.fail("POST", "/commit/", 429, times=2)` makes the next requests fail on purpose.
 A file is stored once under its id: the sha256 for the kinds the Hub keeps in LFS, else the git id.
 Not here: pull requests, discussions, spaces, deletion of folders, and the dataset viewer.
 """
@@ -16,6 +17,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,9 +38,17 @@ ROUTES = []
 
 
 class HubError(Exception):
-    def __init__(self, status: int, message: str, code: str = "", body: dict | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str = "",
+        body: dict | None = None,
+        headers: dict | None = None,
+    ):
         super().__init__(message)
         self.status, self.code, self.body = status, code, body or {"error": message}
+        self.headers = headers or {}
 
 
 @dataclass
@@ -46,6 +56,25 @@ class Reply:
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
+
+
+@dataclass
+class Fault:
+    """An answer instead of the right one; without a status, the connection breaks half way.
+
+    ``after``: it breaks when all was done, before the answer.
+    """
+
+    method: str
+    pattern: str  # looked for in the path
+    status: int | None
+    times: int
+    after: bool
+    headers: dict[str, str]
+
+    @property
+    def breaks(self) -> bool:
+        return self.status is None and not self.after
 
 
 @dataclass
@@ -118,24 +147,37 @@ class Handler(BaseHTTPRequestHandler):
     server: LoopbackHub  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def answer(self):
-        url = urlsplit(self.path)
+        url, size = urlsplit(self.path), int(self.headers.get("Content-Length", 0))
         self.query = parse_qs(url.query)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, unquote(url.path)))
+        fault = self.server.fault(self.command, unquote(url.path))
+        self.body = self.rfile.read(size // 2 if fault and fault.breaks else size)
+        if fault and fault.breaks:
+            return self.hang_up()
         try:
+            if fault and fault.status:
+                raise HubError(fault.status, "a fault of the test", headers=fault.headers)
             answer = self.dispatch(url.path)
         except HubError as error:
             headers = {"X-Error-Code": error.code} if error.code else {}
+            headers |= error.headers
             headers["X-Error-Message"] = str(error).encode("ascii", "replace").decode()
             answer = Reply(json.dumps(error.body).encode(), headers, error.status)
         if not isinstance(answer, Reply):
             answer = Reply(json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        if fault and fault.after:
+            return self.hang_up()
         self.send_response(answer.status)
         for name, value in {**answer.headers, "Content-Length": len(answer.body)}.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
+        return None
+
+    def hang_up(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
@@ -334,6 +376,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.faults: list[Fault] = []
         (self.root / "blobs").mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> LoopbackHub:
@@ -352,6 +395,19 @@ class LoopbackHub(ThreadingHTTPServer):
         env |= {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
         env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         return env | {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+
+    def fail(self, method: str, pattern: str, status: int | None, times=1, after=False, **headers):
+        """Answer the next requests like this otherwise; see `Fault`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.faults.append(Fault(method, pattern, status, times, after, named))
+
+    def fault(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times and fault.method == method and fault.pattern in path:
+                    fault.times -= 1
+                    return fault
+        return None
 
     def add(self, repo_id: str, folder: Path, repo_type="model", private=False) -> str:
         """Commit the files of `folder` over what the repo has, and return the commit's sha."""

@@ -54,7 +54,7 @@ outcome
 report
 report_page
 usage side_by_side
-card
+card retrying
 hub
 source_probe
 running
