@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from hf_sft.tasks.classification_metrics import SCALARS, StreamingClassification, calibration_error
+from hf_sft.tasks.classification_metrics import SCALARS, StreamingClassification
+from hf_sft.tasks.classification_scores import calibration_error
 
 NAMES = ["a", "b", "c", "never"]
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -166,6 +165,8 @@ class _SameGeometry:
         self.after.append(after.float().cpu())
 
     def result(self) -> dict[str, Any]:
+        from scipy.stats import spearmanr
+
         both = torch.cat(self.before), torch.cat(self.after)
         pairs = torch.triu_indices(len(both[0]), len(both[0]), offset=1)
         then, now = (cosines(embeddings)[pairs[0], pairs[1]].numpy() for embeddings in both)

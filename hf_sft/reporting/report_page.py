@@ -9,7 +9,6 @@ import jinja2
 from markupsafe import Markup
 
 from hf_sft.recipe_text import dump
-from hf_sft.reporting import charts
 from hf_sft.reporting.report import Report
 from hf_sft.tasks import cut_texts
 
@@ -32,6 +31,8 @@ PLACES = (
 
 def render(report: Report) -> str:
     """The page; the same report always gives the same bytes, and no path of this machine."""
+    from hf_sft.reporting import charts  # draws by matplotlib, after the training
+
     data = shareable_report(report).data
     split = main_split(data)
     folder = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")

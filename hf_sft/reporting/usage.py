@@ -3,7 +3,6 @@
 from typing import Any
 
 from pydantic import ValidationError
-from transformers.pipelines import get_supported_tasks
 
 from hf_sft.component import find
 from hf_sft.errors import UserError
@@ -18,6 +17,8 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
 
     Where transformers has no pipeline for the task, the parts are loaded one by one.
     """
+    from transformers.pipelines import get_supported_tasks  # takes a second
+
     task, place = data["task"], repo_id or "model"
     named, processor = classes(task, data["recipe"].get("task"))
     auto = data.get("auto_class") or named  # some tasks choose it by the model

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import DatasetDict
-from sklearn.metrics import average_precision_score, multilabel_confusion_matrix
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -95,6 +94,8 @@ class StreamingManyLabels:
 
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take one batch of logits and of labels, both (batch, labels)."""
+        from sklearn.metrics import multilabel_confusion_matrix
+
         logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions
         logits = torch.as_tensor(logits).float()
         refuse_diverged(logits)
@@ -143,6 +144,8 @@ class StreamingManyLabels:
 
     def _average_precisions(self) -> list[float | None]:
         """Of every label; None of one that does not occur."""
+        from sklearn.metrics import average_precision_score
+
         scores, true = np.concatenate(self.scores), np.concatenate(self.truths)
         return [
             float(average_precision_score(true[:, i], scores[:, i])) if true[:, i].any() else None

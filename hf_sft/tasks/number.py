@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Value
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import Tensor
 
 from hf_sft.errors import DataError
@@ -82,8 +80,12 @@ class StreamingNumbers:
         true = torch.as_tensor(batch.label_ids, device=given.device).float().reshape(-1)
         self.wrong.add((given - true).abs(), given, true)
         self.pairs.append(np.stack([given.cpu().numpy(), true.cpu().numpy()]))
-        if not compute_result:
-            return {}
+        return self._result() if compute_result else {}
+
+    def _result(self) -> dict[str, float]:
+        from scipy.stats import pearsonr, spearmanr
+        from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
         (given, true), self.pairs = np.concatenate(self.pairs, axis=1).astype(np.float64), []
         self.surprises = self.wrong.told()
         varied = len(true) > 1 and np.ptp(true) > 0

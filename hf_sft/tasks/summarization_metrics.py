@@ -5,7 +5,6 @@ from importlib import metadata
 from typing import Any
 
 from datasets import Dataset
-from rouge_score.rouge_scorer import RougeScorer
 
 from hf_sft.tasks.scripts import foreign_share, words
 from hf_sft.tasks.written_metrics import Reads, StreamingTexts
@@ -46,6 +45,8 @@ class StreamingSummarization(StreamingTexts):
         words: str | None = None,
         reads: Reads | None = None,
     ):
+        from rouge_score.rouge_scorer import RougeScorer
+
         self.foreign = 0.0 if rows is None else foreign_share(rows[columns[1]])
         self.unicode = words == "unicode" or (words is None and self.foreign > 0.5)
         self.stem = stem and not self.unicode

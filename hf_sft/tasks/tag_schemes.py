@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from seqeval.metrics.sequence_labeling import get_entities
-
 from hf_sft.errors import DataError, listing
 
 Scheme = Literal["BIO", "BIOES", "BILOU", "IO", "none"]
@@ -92,6 +90,8 @@ def spans(tags: Sequence[str], scheme: Scheme) -> list[Span]:
     As conlleval counts them: an I-X after O, or after another type, begins an entity. Of no
     scheme, every word by itself.
     """
+    from seqeval.metrics.sequence_labeling import get_entities
+
     if scheme == "none":
         return [(name, i, i + 1) for i, name in enumerate(tags)]
     return [(kind, first, last + 1) for kind, first, last in get_entities(plain(tags, scheme))]

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from seqeval import scheme as seqeval_schemes
-from seqeval.scheme import Entities
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.tag_schemes import OUTSIDE, Scheme, Span, plain, spans, type_of
@@ -152,8 +150,12 @@ class StreamingTags:
         """(type, sentence, first word, end) of what seqeval takes for an entity in mode strict."""
         if self.scheme == "none":
             return _numbered(spans(tags, self.scheme) for tags in sentences)
+        from seqeval import scheme as seqeval_schemes
+
         reader = getattr(seqeval_schemes, READERS[self.scheme])
-        found = Entities([plain(tags, self.scheme) for tags in sentences], reader).entities
+        found = seqeval_schemes.Entities(
+            [plain(tags, self.scheme) for tags in sentences], reader
+        ).entities
         return ((e.tag, e.sent_id, e.start, e.end) for sentence in found for e in sentence)
 
     def _result(self) -> dict[str, float]:

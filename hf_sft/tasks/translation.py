@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from datasets import Dataset, DatasetDict
-from sacrebleu.metrics import BLEU
 
 from hf_sft.errors import DataError
 from hf_sft.tasks.scripts import UNSPACED, scripts
@@ -80,6 +79,8 @@ def refuse_unusable(tokenize: str) -> None:
     Raises:
         DataError: sacreBLEU cannot make it here; it names the package.
     """
+    from sacrebleu.metrics import BLEU
+
     try:
         BLEU(tokenize=tokenize)
     except Exception as error:  # RuntimeError, ImportError, or whatever a download ends in

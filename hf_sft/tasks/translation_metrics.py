@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from sacrebleu.metrics import BLEU, CHRF
 
 from hf_sft.tasks.written_metrics import Reads, StreamingTexts
 
@@ -29,6 +28,8 @@ class StreamingTranslation(StreamingTexts):
         tokenize: str = "13a",
         reads: Reads | None = None,
     ):
+        from sacrebleu.metrics import BLEU, CHRF
+
         # sacreBLEU 2: the counts of a text are behind an underscore; one test compares with
         # corpus_score. force: no warning about tokenized texts, which a small model writes.
         self.metrics = {"chrf": CHRF(), "bleu": BLEU(tokenize=tokenize, force=True)}
