@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_compare, cli_explain, cli_new, cli_rank, cli_search, cli_weights
+from hf_sft import cli_compare, cli_explain, cli_new, cli_push, cli_rank, cli_search, cli_weights
 from hf_sft.errors import OneProcessError, RecipeError, UserError, listing, nearest
 from hf_sft.interruption import farewell, listening
 from hf_sft.told import Told
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     for about in (cli_rank, cli_compare, cli_search):
         about.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
     _about_runs(partial(_command, commands))
+    cli_push.add(partial(_command, commands))
     cli_weights.add(partial(_command, commands))
     return top
 
@@ -78,8 +79,7 @@ def _about_runs(command) -> None:
     show.add_argument("runs", type=Path, nargs="+", help="the output folders of runs")
     evaluate = command("evaluate", evaluate_run, "evaluate a run's model on its data again")
     predict = command("predict", predict_run, "label new inputs with a run's model")
-    push = command("push", push_run, "put a run's model, report and card on the Hub")
-    for sub in (evaluate, predict, push):
+    for sub in (evaluate, predict):
         sub.add_argument("run", type=Path, help="the output folder of a run")
     predict.add_argument("input", type=Path, help="text lines, a table, an image or a folder")
     predict.add_argument(
@@ -88,8 +88,6 @@ def _about_runs(command) -> None:
         help=".csv or .jsonl (default: csv to the terminal), or a folder for pictures as well",
     )
     predict.add_argument("--batch-size", type=count, default=32)
-    push.add_argument("repo", help="user/name on the Hub")
-    push.add_argument("--public", action="store_true", help="the default is a private repository")
 
 
 def count(text: str) -> int:
@@ -205,14 +203,16 @@ def check_recipe(arguments: argparse.Namespace) -> None:
 
 
 def run_recipe(arguments: argparse.Namespace) -> None:
-    """Train, and print the result."""
+    """Train, print the result, and push it when asked: a push that fails takes nothing away."""
     from hf_sft.running import run
 
     recipe = load(arguments)
-    report = run(recipe, overwrite=arguments.overwrite)
-    if os.environ.get("RANK", "0") == "0":
-        print(report.table())
-        print(f"\nModel, report and card: {recipe.output_dir}")
+
+    def tell(report) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{report.table()}\n\nModel, report and card: {recipe.output_dir}", flush=True)
+
+    run(recipe, overwrite=arguments.overwrite, then=tell)
 
 
 def show_runs(arguments: argparse.Namespace) -> None:
@@ -239,10 +239,3 @@ def predict_run(arguments: argparse.Namespace) -> None:
     from hf_sft.saved import predict
 
     predict(arguments.run, arguments.input, arguments.output, arguments.batch_size)
-
-
-def push_run(arguments: argparse.Namespace) -> None:
-    """Upload a finished run."""
-    from hf_sft.hub import push
-
-    print(push(arguments.run, arguments.repo, private=False if arguments.public else None))

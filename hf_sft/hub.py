@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import (
@@ -18,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_sft.errors import UserError
-from hf_sft.reporting import card, report_page
+from hf_sft.reporting import card, card_metadata, drift_picture, report_page
 from hf_sft.reporting.report import Report
 from hf_sft.retrying import patiently
 
@@ -45,7 +44,7 @@ def push(
     Raises:
         PushError: no finished run, no token or not the right one, no such place, no network.
     """
-    with told_plainly(run, repo_id):
+    with told_plainly(repo_id, again(run, repo_id, private, revision)):
         report, model = finished(run)
         edited = edited_card(run, report)
         if token is None and get_token() is None:
@@ -87,7 +86,7 @@ def edited_card(run: Path, report: Report) -> str | None:
     text = path.read_text("utf-8") if path.is_file() else None
     if text is None or text == card.render(report):
         return None
-    if found := card.problems(text):
+    if found := card_metadata.problems(text):
         raise PushError(
             f"'{path}': {'; '.join(found)}. Correct it, or remove it to have it written."
         )
@@ -95,7 +94,7 @@ def edited_card(run: Path, report: Report) -> str | None:
 
 
 def files(report: Report, model: Path, edited: str | None, repo_id: str) -> dict[str, bytes | Path]:
-    """Path in the repository -> content: ``model/`` at the root, and four files beside it."""
+    """Path in the repository -> content: ``model/`` at the root, and beside it what tells of it."""
     found: dict[str, bytes | Path] = {
         path.relative_to(model).as_posix(): path
         for path in sorted(model.rglob("*"))
@@ -108,6 +107,8 @@ def files(report: Report, model: Path, edited: str | None, repo_id: str) -> dict
         "report.json": json.dumps(shared.data, indent=2, ensure_ascii=False) + "\n",
         "recipe.yaml": report_page.recipe_yaml(report.data),
     }
+    if drawn := drift_picture.draw(report.data["groups"]):
+        found[drift_picture.NAME] = drawn
     return found | {name: text.encode() for name, text in texts.items()}
 
 
@@ -129,16 +130,22 @@ def _agree(api: HfApi, repo_id: str, private: bool | None) -> None:
         log.warning("%s exists and is private; it stays so.", repo_id)
 
 
+def again(run: Path, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """The command that makes the same push."""
+    public = ["--public"] if private is False else []
+    branch = ["--revision", revision] if revision is not None else []
+    return shlex.join(["hf-sft", "push", str(run), repo_id, *public, *branch])
+
+
 @contextmanager
-def told_plainly(run: Path, repo_id: str) -> Iterator[None]:
+def told_plainly(repo_id: str, command: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the Hub into one message with a remedy."""
     try:
         yield
     except (PushError, HTTPError, ValueError, OSError, RuntimeError) as error:
-        again = shlex.join(["hf-sft", "push", str(run), repo_id])
         raise PushError(
             f"push to {repo_id!r}: {_reason(error, repo_id)} "
-            f"Nothing local was lost; try again with: {again}"
+            f"Nothing local was lost; try again with: {command}"
         ) from error
 
 
@@ -165,13 +172,3 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such repository, or the token may not see it. Correct the name."
     return f"the Hub answered {status}: {error.server_message or error}."
-
-
-def push_as_asked(run: Path, asked: dict[str, Any]) -> None:
-    """Push with the ``training`` block's ``hub_*`` keys; private unless they say otherwise."""
-    push(
-        run,
-        asked.get("hub_model_id") or run.resolve().name,
-        private=asked.get("hub_private_repo"),
-        revision=asked.get("hub_revision"),
-    )

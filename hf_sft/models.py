@@ -21,6 +21,7 @@ from hf_sft.layer_groups import LayerGroups
 from hf_sft.model_source import LoadedModel, ModelSource, Source
 from hf_sft.pretrained import Weights, load_pretrained
 from hf_sft.resources import PACKAGE, Locate, package_version, pin, sha256
+from hf_sft.source_licence import source_licence
 from hf_sft.tasks.base import Task
 from hf_sft.weight_files import ENDINGS, load_weight_file
 
@@ -195,7 +196,8 @@ def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
 
 
 def _origin(source: ModelSource, path: Path | None, model: Any) -> Source:
-    licence = (getattr(model.config, "pretrained_cfg", None) or {}).get("license")
+    told = (getattr(model.config, "pretrained_cfg", None) or {}).get("license")  # timm's own word
+    licence = told or source_licence(source.name if path is None else path, source.revision)
     if source.name.startswith(PACKAGE):
         version = package_version(source.name)
         revision = version or (sha256(path) if path.is_file() else None)

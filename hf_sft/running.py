@@ -1,6 +1,7 @@
 """run(recipe) -> Report: data, model, encode, groups, starting point, trainer, train, publish."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import transformers
 from datasets import DatasetDict
 from transformers import TrainingArguments
 
-from hf_sft import hub, model_folder, output_folder, plan, unlost
+from hf_sft import model_folder, output_folder, plan, unlost
 from hf_sft.adapter import adapted, merged, save_adapters
 from hf_sft.anchor import at_anchor, begin_elsewhere_, load_anchor
 from hf_sft.averages import take_average_
@@ -21,8 +22,8 @@ from hf_sft.models import LoadedModel, load_model
 from hf_sft.on_disk import on_disk
 from hf_sft.penalties import FunctionPrior
 from hf_sft.processes import warn_if_fewer
+from hf_sft.publishing import publish, push_when_asked, refuse_hopeless
 from hf_sft.recipe import Recipe
-from hf_sft.reporting import card, report_page
 from hf_sft.reporting.report import Report
 from hf_sft.reporting.source_probe import SourceProbe
 from hf_sft.tasks import cut_texts
@@ -60,6 +61,7 @@ class Prepared:
             raise RecipeError(
                 f"{recipe.path.name}: training cannot start: {type(error).__name__}: {reason}"
             ) from error
+        refuse_hopeless(recipe, self)
 
     def plan(self) -> str:
         """What is about to happen, as a table."""
@@ -69,16 +71,24 @@ class Prepared:
         return plan.table(self.trainer, named, sizes)
 
 
-def run(recipe: Recipe, overwrite: bool = False) -> Report:
+def run(
+    recipe: Recipe, overwrite: bool = False, then: Callable[[Report], None] | None = None
+) -> Report:
     """Train as the recipe says and leave model, report and card in its output folder.
 
-    An unfinished run of the same recipe there goes on from its newest whole checkpoint.
+    An unfinished run of the same recipe there goes on from its newest whole checkpoint. Pushed, if
+    that is asked for, is what is finished; ``then`` sees the report before.
 
     Raises:
         UserError: anything the user can put right; nothing has been written then.
+        PushError: the Hub did not take it; everything has been written.
     """
     with output_folder.nothing_left(recipe.output_dir):
-        return _run(recipe, overwrite)
+        report = _run(recipe, overwrite)
+    if then is not None:
+        then(report)
+    push_when_asked(recipe)
+    return report
 
 
 def _run(recipe: Recipe, overwrite: bool) -> Report:
@@ -223,19 +233,3 @@ def keep_model(recipe: Recipe, prepared: Prepared) -> None:
         folder, model = recipe.output_dir / output_folder.MODEL, prepared.trainer.model
         model_folder.save(merged(model), prepared.loaded.processor, folder)
         save_adapters(model, recipe.output_dir / output_folder.ADAPTER)
-
-
-def publish(recipe: Recipe, prepared: Prepared, report: Report) -> None:
-    """Save the report, which marks the run as finished; card and page; push when asked.
-
-    Raises:
-        PushError: the Hub does not take it; everything is in the output folder all the same.
-    """
-    trainer, folder = prepared.trainer, recipe.output_dir
-    if trainer.is_world_process_zero():
-        report.save(folder)
-        (folder / "README.md").write_text(card.render(report), "utf-8")
-        (folder / "report.html").write_text(report_page.render(report), "utf-8")
-        if recipe.training.get("push_to_hub"):
-            hub.push_as_asked(folder, recipe.training)
-    trainer.accelerator.wait_for_everyone()

@@ -1,5 +1,7 @@
 """The model card: metadata the Hub accepts, nothing private, hostile text as text."""
 
+import io
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
@@ -7,7 +9,8 @@ from loopback_hub import read_card
 from markdown_it import MarkdownIt
 from test_report_page import HOME, HOSTILE, group, sample
 
-from hf_sft.reporting import card
+from hf_sft import source_licence
+from hf_sft.reporting import card, card_metadata, drift_picture
 
 
 def facts(text):
@@ -26,12 +29,13 @@ def test_the_metadata_is_what_the_hub_reads(tmp_path):
     text = card.render(sample(), repo_id="user/animals")
     (tmp_path / "README.md").write_text(text, "utf-8")
     data = metadata_load(tmp_path / "README.md")
-    assert card.problems(text) == []
+    assert card_metadata.problems(text) == []
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == "image-classification"
     assert data["tags"] == ["hf_sft", "transfer-learning", "l2-sp", "train-last"]
     assert (data["base_model"], data["base_model_relation"]) == ("user/source", "finetune")
     assert data["license"] == "apache-2.0"
+    assert data["metrics"] == ["accuracy", "f1"]
     assert "datasets" not in data
     results = {result.metric_type: result for result in ModelCard(text).data.eval_results}
     assert results["accuracy"].metric_value == 0.8765
@@ -51,6 +55,92 @@ def test_a_licence_the_hub_does_not_list_is_other():
     report.data["source"]["license"] = "My Licence v2"
     data = facts(card.render(report))
     assert (data["license"], data["license_name"]) == ("other", "my-licence-v2")
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("MIT", {"license": "mit"}),
+        ("Apache 2.0", {"license": "apache-2.0"}),
+        ("openrail++", {"license": "openrail++"}),
+        ("***", {"license": "other"}),
+        ("", {}),
+        (None, {}),
+    ],
+)
+def test_a_licence_is_told_in_the_words_of_the_hub(word, found):
+    assert card_metadata.licence(word) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("---\nlicense: mit\n---\n# A source\n", "mit"),
+        ("---\nlicense: [mit]\n---\n", "mit"),
+        ("---\nlicense: other\nlicense_name: my-own\n---\n", "my-own"),
+        ("---\nlicense: [mit, gpl]\n---\n", None),
+        ("---\nlicense: {a: b}\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
+        ("---\n- mit\n---\n", None),
+        ("# A source\n", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_the_licence_is_read_from_the_card_of_the_sources_folder(text, found, tmp_path):
+    (tmp_path / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert source_licence.source_licence(tmp_path) == found
+    assert source_licence.source_licence(tmp_path / "nothing") is None
+
+
+def test_merged_adapters_are_a_fine_tuned_model_that_says_so():
+    text = card.render(sample(adapter={"type": "lora", "r": 8, "trainable_share": 0.01}))
+    assert facts(text)["base_model_relation"] == "finetune"
+    assert "lora" in facts(text)["tags"]
+    assert "r = 8" in plain_html(text)
+
+
+def test_a_task_without_a_pipeline_tag_on_the_hub_is_a_tag():
+    for task, tagged in (("masked-image-modeling", True), ("mine.tasks:Mine", False)):
+        data = facts(card.render(sample(task=task)))
+        assert "pipeline_tag" not in data
+        assert (task in data["tags"]) == tagged
+
+
+def test_the_metadata_are_known_before_training():
+    report = sample()
+    known = ("task", "labels", "seed", "source", "model", "data", "recipe", "freeze", "penalty")
+    early = {key: report.data[key] for key in known}
+    early["metrics"] = {"test": dict.fromkeys(report.data["metrics"]["test"], 0.0)}
+    text = card.expected(early, "user/animals")
+    assert card_metadata.problems(text) == []
+    then, now = facts(text), facts(card.render(report, repo_id="user/animals"))
+    for data in (then, now):
+        for metric in data["model-index"][0]["results"][0]["metrics"]:
+            metric.pop("value")
+    assert then == now
+
+
+def test_the_picture_of_the_drift_lies_beside_the_card():
+    from PIL import Image
+
+    text, groups = card.render(sample()), sample().data["groups"]
+    assert f"]({drift_picture.NAME})" in text
+    drawn = drift_picture.draw(groups)
+    assert Image.open(io.BytesIO(drawn)).format == "PNG"
+    assert drawn == drift_picture.draw(groups)
+    assert drawn != drift_picture.draw([group("stem", 0, 0.0), group("block 0", 9, 0.9)])
+    assert [name for name, *_ in drift_picture.shown(groups)] == ["stem", "block 0"]
+
+
+@pytest.mark.parametrize("label", [*HOSTILE, "$x$", "\x1b[31m", "長い名前" * 50])
+def test_a_hostile_name_is_drawn(label):
+    assert drift_picture.draw([group(label, 5, 0.1)] * 200)
+
+
+def test_nothing_of_the_source_means_no_picture():
+    groups = [group("head", 30, None, 30), group("stem", 3, float("inf"))]
+    assert drift_picture.draw(groups) == b""
+    assert drift_picture.NAME not in card.render(sample(groups=groups[:1]))
 
 
 def test_data_on_the_hub_is_named_with_its_subset():
@@ -79,7 +169,8 @@ def test_a_timm_model_says_how_timm_loads_it():
     report = sample()
     report.data["recipe"]["model"]["architecture"] = "resnet10t"
     text = card.render(report, repo_id="user/animals")
-    assert "timm" in facts(text)["tags"]
+    assert facts(text)["library_name"] == "timm"
+    assert {"timm", "transformers"} <= set(facts(text)["tags"])
     assert 'timm.create_model("hf-hub:user/animals", pretrained=True)' in text
     assert "timm" not in facts(card.render(sample()))["tags"]
 
@@ -169,9 +260,10 @@ def test_hostile_names_stay_text(label):
     report.data["recipe"]["data"]["keep_labels"] = [label]
     report.data["source"]["name"] = label
     html = plain_html(card.render(report))
-    for tag in ("<script", "<img", "<a ", "<b>", "<em>", "<strong>"):
+    for tag in ("<script", "<a ", "<b>", "<em>", "<strong>"):
         assert tag not in html
-    for tag in ("<h1", "<h2", "<table", "<pre", "<code"):
+    assert [part.partition('"')[0] for part in html.split('<img src="')[1:]] == ["drift.png"]
+    for tag in ("<h1", "<h2", "<table", "<pre", "<code", "<img"):
         assert html.count(tag) == calm.count(tag)
     rows = [line for line in card.render(report).splitlines() if line.startswith("| ")]
     assert {line.replace("\\|", "").count("|") for line in rows} <= {4, 6, 7}
@@ -194,18 +286,21 @@ def test_a_changed_tensor_is_loud():
         ({"tags": ["a", None]}, "tags.1 has no value"),
         ({"base_model": "/home/me/model"}, "base_model holds a local path"),
         ({"datasets": ["../films"]}, "datasets.0 holds a local path"),
+        ({"datasets": ["my films"]}, "datasets: 'my films' is no id on the Hub"),
+        ({"base_model": "a/b/c"}, "base_model: 'a/b/c' is no id on the Hub"),
+        ({"base_model": ["user/ok", "user/not ok"]}, "base_model: 'user/not ok' is no id"),
         ({"x": {"y": float("nan")}}, "x.y has no value"),
         (["a"], "no mapping"),
     ],
 )
 def test_problems_of_the_metadata_are_named(block, found):
     text = f"---\n{yaml.safe_dump(block)}---\n\n# A model\n"
-    assert found in " ".join(card.problems(text))
+    assert found in " ".join(card_metadata.problems(text))
 
 
 @pytest.mark.parametrize("text", ["# A model\n", "", "---\na: [\n---\n", "text\n---\na: 1\n---\n"])
 def test_a_card_without_readable_metadata_has_a_problem(text):
-    assert len(card.problems(text)) == 1
+    assert len(card_metadata.problems(text)) == 1
 
 
 def test_a_code_block_cannot_be_closed_from_inside():

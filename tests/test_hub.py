@@ -18,10 +18,11 @@ from test_report_page import HOME, sample
 
 from hf_sft import hub
 from hf_sft.errors import UserError
-from hf_sft.reporting import card
+from hf_sft.reporting import card, card_metadata
 
 LABELS = ["flower", "tree", "<b>|weed"]
 OURS = {"README.md", "report.html", "report.json", "recipe.yaml"}
+PICTURE = "drift.png"
 
 
 def text_run(folder):
@@ -204,8 +205,8 @@ def test_timm_loads_the_same_model(seen):
 def test_one_commit_holds_the_model_at_the_root_and_no_checkpoint(seen):
     text, image = (set(seen["hub"][f"user/{kind}"]["files"]) for kind in ("text", "image"))
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
-    assert text == OURS | {"config.json", "model.safetensors"} | tokenizer
-    assert image == OURS | {"config.json", "model.safetensors"}
+    assert text == OURS | {PICTURE, "config.json", "model.safetensors"} | tokenizer
+    assert image == OURS | {PICTURE, "config.json", "model.safetensors"}
     assert seen["commits"]["user/image"] == 2  # an empty repository is the first
     assert seen["text"]["url"] == f"{seen['endpoint']}/user/text"
 
@@ -238,7 +239,7 @@ def test_nothing_uploaded_names_a_place_on_this_machine(seen):
 def test_the_card_names_its_repository_and_an_edited_one_is_kept(seen):
     text = seen["hub"]["user/text"]["files"]["README.md"].decode()
     assert 'from_pretrained("user/text")' in text
-    assert card.problems(text) == []
+    assert card_metadata.problems(text) == []
     assert seen["hub"]["user/edited"]["files"]["README.md"].endswith(b"# Mine\n")
 
 

@@ -13,7 +13,7 @@ visible tokens bounded interruption
 told
 errors packed json_text table arms paired
 transferability
-component resources recipe_text problems draws
+component resources recipe_text problems draws source_licence
 comparison nonfinite space
 layer_blocks
 layer_order
@@ -54,9 +54,10 @@ outcome
 report
 report_page
 usage side_by_side
-card retrying
+card_metadata drift_picture retrying
+card
 hub
-source_probe
+source_probe publishing
 running
 saved rank cells side_processes
 reuse results compare_table compare_charts
@@ -73,7 +74,7 @@ origin blend_page
 blend soup adapt
 new
 reference
-cli_compare cli_explain cli_new cli_rank cli_search cli_weights
+cli_compare cli_explain cli_new cli_push cli_rank cli_search cli_weights
 cli
 __main__ __init__
 """  # a line may import the lines above it, and a folder its own files
@@ -156,7 +157,7 @@ def test_imports_point_down(path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_are_chosen():
-    parts = ("", "_compare", "_explain", "_new", "_rank", "_search", "_weights")
+    parts = ("", "_compare", "_explain", "_new", "_push", "_rank", "_search", "_weights")
     commands = [f"cli{part}.py" for part in parts]
     for name in ("__init__.py", "__main__.py", "errors.py", *commands):
         names = set(imports(FILES[Path(name)], whole_file=False))

@@ -1,130 +1,42 @@
-"""README.md: the model card, with metadata that the Hub accepts and nothing private in it."""
+"""README.md: the model card, with nothing private in it and every foreign name as plain text."""
 
-import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import validate_repo_id
-
+from hf_sft.reporting import drift_picture
 from hf_sft.reporting import report_page as page
+from hf_sft.reporting.card_metadata import metadata, on_hub
 from hf_sft.reporting.report import Report, origin
-from hf_sft.reporting.usage import is_timm, usage
+from hf_sft.reporting.usage import usage
 from hf_sft.visible import visible
 
 SCORES = ("precision", "recall", "f1")
-METRICS = {  # ours -> the Hub's name, and the metric's arguments
-    "macro_f1": ("f1", {"average": "macro"}),
-    "micro_f1": ("f1", {"average": "micro"}),
-    "calibration_error": ("expected_calibration_error", {"bins": 15}),
-    "matthews": ("matthews_correlation", None),
-    "pearson": ("pearsonr", None),
-    "spearman": ("spearmanr", None),
-}
-# The Hub refuses a card with another word than these (hf.co/docs/hub/repositories-licenses).
-LICENCES = """
-    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigcode-openrail-m afl-3.0
-    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear cc cc0-1.0 cc-by-2.0
-    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 agpl-3.0
-    cc-by-nd-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 gpl gpl-2.0 gpl-3.0 lgpl lgpl-3.0
-    isc mpl-2.0 unlicense llama2 llama3 llama3.1 llama3.2 llama3.3 gemma unknown other
-"""
 
 
 def render(report: Report, dataset: str | None = None, repo_id: str | None = None) -> str:
     """The card of a run. ``dataset``: a better name, or Hub id, of the data than its file has."""
     data = page.shareable_report(report).data
     name = page.shareable(dataset) if dataset else page.dataset_name(data["recipe"])
-    title = repo_id.rpartition("/")[2] if repo_id else f"{page.source_name(data)} on {name}"
-    of_hub = dataset is not None or (data.get("data") or {}).get("hub_id") == name
-    facts = metadata(data, name, title, of_hub and is_hub_id(name))
-    return f"---\n{facts.to_yaml()}\n---\n\n{body(data, name, title, repo_id)}"
+    title = title_of(data, name, repo_id)
+    of_hub = dataset is not None or on_hub(data, name)
+    return head(data, name, title, of_hub) + "\n" + body(data, name, title, repo_id)
 
 
-def metadata(data: dict[str, Any], name: str, title: str, of_hub: bool) -> ModelCardData:
-    """The block at the card's start; what is not known is left out, the Hub refuses nulls."""
-    source, found = data["source"], results(data, name)
-    base = {"base_model": source["hub_id"], "base_model_relation": "finetune"}
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag=data["task"],
-        tags=tags(data),
-        **licence(source["license"]),
-        **(base if source["hub_id"] else {}),
-        **({"datasets": [name]} if of_hub else {}),
-        **({"model_name": title, "eval_results": found} if found else {}),
-    )
+def expected(data: dict[str, Any], repo_id: str) -> str:
+    """The card's metadata as they will be, from what is known of a run before it trains."""
+    data = page.shareable_report(Report(data)).data
+    name = page.dataset_name(data["recipe"])
+    return head(data, name, title_of(data, name, repo_id), on_hub(data, name))
 
 
-def tags(data: dict[str, Any]) -> list[str]:
-    """What the model can be found by; a plug-in from outside (``module:Class``) is no tag."""
-    methods = [method["type"] for method in data["penalty"]["methods"]]
-    found = ["hf_sft", "transfer-learning", *methods, data["freeze"]["type"]]
-    found += ["timm"] if is_timm(data) else []
-    return [tag for tag in dict.fromkeys(found) if ":" not in tag]
+def head(data: dict[str, Any], name: str, title: str, of_hub: bool) -> str:
+    """The block of metadata between its two lines."""
+    return f"---\n{metadata(data, name, title, of_hub).to_yaml()}\n---\n"
 
 
-def licence(text: str | None) -> dict[str, str]:
-    """The source's licence in the Hub's words."""
-    if not text:
-        return {}
-    word = re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-")
-    known = word in LICENCES.split()
-    return {"license": word} if known else {"license": "other", "license_name": word}
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether the Hub would take this as the id of a repository."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def results(data: dict[str, Any], name: str) -> list[EvalResult]:
-    """The finite metrics of the split that counts."""
-    split = page.main_split(data)
-    source = data["recipe"].get("data") or {}
-    of = {"task_type": data["task"], "dataset_type": name, "dataset_name": name}
-    of |= {"dataset_split": split, "dataset_config": source.get("name")}  # a name: of Hub data only
-    found = []
-    for key, value in data["metrics"].get(split, {}).items():
-        if isinstance(value, int | float) and math.isfinite(value):
-            kind, arguments = METRICS.get(key, (key, None))
-            said = {"metric_name": key.replace("_", " "), "metric_args": arguments}
-            found.append(EvalResult(metric_type=kind, metric_value=value, **said, **of))
-    return found
-
-
-def problems(card: str) -> list[str]:
-    """Why the Hub would refuse a card: nulls or local paths in its metadata, or no metadata."""
-    block = REGEX_YAML_BLOCK.match(card)
-    if block is None:
-        return ["the card has no metadata block at its start"]
-    try:
-        data = yaml.safe_load(block[2])
-        if not isinstance(data, dict):
-            return ["the card's metadata is no mapping"]
-        if not (found := list(_bad_values(data, ""))):
-            ModelCard(card, ignore_metadata_errors=False)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        return [f"the card's metadata cannot be read: {error}"]
-    return found
-
-
-def _bad_values(value: Any, place: str) -> Iterator[str]:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        yield f"{place} has no value"
-    elif isinstance(value, str) and page.shareable(value) != value:
-        yield f"{place} holds a local path: {value}"
-    elif isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _bad_values(inner, f"{place}.{key}".lstrip("."))
+def title_of(data: dict[str, Any], name: str, repo_id: str | None) -> str:
+    """The repository's name, or source and data."""
+    return repo_id.rpartition("/")[2] if repo_id else f"{page.source_name(data)} on {name}"
 
 
 def plain(text: Any) -> str:
@@ -161,7 +73,7 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         f"## Method\n\nPull to {anchored(source)} θ⁰:\n\n{pulls}",
         f"Freezing: {plain(page.policy(data))}.",
         ("" if fine else "> [!WARNING]\n> ") + plain(page.audit(data)),
-        f"## How far each layer group moved\n\n{drift(data['groups'])}",
+        f"## How far each layer group moved\n\n{picture(data['groups'])}{drift(data['groups'])}",
         f"## Results\n\n{metrics(data)}",
         f"## What is left of the source's function\n\n{retention(data['retention'])}",
         f"## Use\n\n{fenced(usage(data, repo_id), 'python')}",
@@ -183,6 +95,12 @@ def anchored(source: dict[str, Any]) -> str:
     if not source.get("anchor"):
         return "the source"
     return f"{plain(source['anchor'])}, not {plain(source['name'])} which training started from,"
+
+
+def picture(groups: list[dict[str, Any]]) -> str:
+    """The drawing that lies beside the card, where there is something to draw."""
+    said = "Distance of each layer group to the source, in percent of its size"
+    return f"![{said}]({drift_picture.NAME})\n\n" if drift_picture.shown(groups) else ""
 
 
 def drift(groups: list[dict[str, Any]]) -> str:

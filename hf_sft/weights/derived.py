@@ -14,7 +14,7 @@ from hf_sft import model_folder, output_folder
 from hf_sft.errors import RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump
-from hf_sft.reporting import card, report_page
+from hf_sft.reporting import card, card_metadata, report_page
 
 KINDS = ("blend", "soup", "adapt")
 
@@ -88,13 +88,12 @@ def render_card(data: dict[str, Any], kind: str) -> str:
     shared = {key: report_page.shareable(data[key]) for key in ("source", "recipe")}
     data = {**data, **shared}
     source, made = data["source"], data[kind]
-    base = {"base_model": source["hub_id"], "base_model_relation": "finetune"}
     facts = ModelCardData(
         library_name="transformers",
-        pipeline_tag=data["task"],
+        pipeline_tag=data["task"] if card_metadata.has_pipeline_tag(data["task"]) else None,
         tags=["hf_sft", "transfer-learning", made["method"]],
-        **card.licence(source["license"]),
-        **(base if source["hub_id"] else {}),
+        **card_metadata.licence(source["license"]),
+        **card_metadata.base_model(source["hub_id"]),
     )
     title = f"{report_page.source_name(data)} on {report_page.dataset_name(data['recipe'])}"
     revision = f" ({card.plain(source['revision'])})" if source["revision"] else ""
