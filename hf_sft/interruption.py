@@ -49,15 +49,17 @@ _wish = _Wish()
 def listening() -> Iterator[None]:
     """Inside, SIGTERM and SIGINT raise `Stopped`, or wait where `put_off` says so.
 
-    Only the main thread can hear signals; in another one nothing changes.
+    Only the main thread can hear signals; in another one nothing changes. A signal that whoever
+    started this process has it ignore (a shell ``&``: SIGINT) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _wish.asked, _wish.process = None, os.getpid()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: handler for number, handler in before.items() if handler is not None}
-    for number in before:  # None: somebody else's, which could not be put back
+    left = (None, signal.SIG_IGN)  # somebody else's, which could not be put back; meant to be deaf
+    before = {number: handler for number, handler in before.items() if handler not in left}
+    for number in before:
         signal.signal(number, _wish.hear)
     try:
         yield
@@ -86,6 +88,17 @@ def put_off() -> Iterator[None]:
 def asked() -> int | None:
     """The number of the signal that waits, if one does."""
     return _wish.asked
+
+
+def may_wait() -> bool:
+    """Whether a signal would wait now."""
+    return _wish.may_wait
+
+
+def turn_deaf() -> None:
+    """For a process of this one's: whoever signals the whole group means the parent, which ends it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def farewell(stop: KeyboardInterrupt, anew: bool) -> int:

@@ -1,8 +1,10 @@
 """SIGTERM and SIGINT: the step is finished and saved, and the same command ends where none came."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 
 import pytest
 import tiny_run
@@ -14,6 +16,14 @@ from hf_sft.cli import main
 from hf_sft.training.trainer import TransferMixin
 
 TIMING = ("runtime", "per_second", "total_flos", "train_loss")
+
+
+@pytest.fixture(autouse=True)
+def python_hears():
+    """Whoever started the tests in the background had them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,44 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     assert all(torch.equal(weights[key], whole[0][key]) for key in weights)
     assert log[:-1] == whole[1][:-1]
     assert metrics["test"] == whole[2]["test"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_leaves_the_loaders_workers(
+    folder, whole, monkeypatch, capsys, number
+):
+    """As a terminal and a batch system send it: the process and its children have it."""
+    given, calls, told = TransferMixin.training_step, [], []
+
+    def sending(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:  # both workers have given a batch: they have begun
+            workers = multiprocessing.active_children()
+            told.extend(worker.pid for worker in workers)
+            everyone = [str(process) for process in [*told, os.getpid()]]
+            subprocess.run(["kill", f"-{number}", *everyone], check=True)  # torch asks who sent it
+            for worker in workers:
+                worker.join(0.7)  # time to die in
+        return given(self, *args, **kwargs)
+
+    more = ["training.dataloader_num_workers=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferMixin, "training_step", sending)
+        assert main(command(folder, f"group-{number}", *more)) == 128 + number
+    assert len(told) == 2
+    assert "goes on from checkpoint-2" in capsys.readouterr().err
+    assert not [child for child in multiprocessing.active_children() if child.pid in told]
+    assert main(command(folder, f"group-{number}", *more)) == 0
+    weights = outcome(folder / f"group-{number}")[0]
+    assert all(torch.equal(weights[key], whole[0][key]) for key in weights)
+
+
+def test_a_signal_that_was_to_be_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruption.listening():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_second_signal_stops_at_once(folder, monkeypatch, capsys):

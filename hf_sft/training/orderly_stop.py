@@ -1,12 +1,14 @@
 """OrderlyStop: a training that is asked to stop saves the step it has done, on all processes."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_sft.interruption import SIGNALS, Stopped, asked
+from hf_sft.interruption import SIGNALS, Stopped, asked, may_wait, turn_deaf
 from hf_sft.training.step_flags import StepFlags
 
 
@@ -25,6 +27,16 @@ class OrderlyStop(StepFlags):
         self._saving = _SaveWhenAsked(self)
         self.add_callback(self._saving)
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's (private in 5.24); a signal to the process group leaves its workers alone."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        given = getattr(
+            loader, "base_dataloader", loader
+        )  # accelerate's iterates over the one given
+        if may_wait() and getattr(given, "num_workers", 0):
+            given.worker_init_fn = partial(_begin, given.worker_init_fn)
+        return loader
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's (private in 5.24); after the checkpoint of a stop nothing follows."""
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -32,6 +44,13 @@ class OrderlyStop(StepFlags):
             step = self.state.global_step
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
             raise Stopped(asked() or SIGNALS[0], None if self.args.save_only_model else folder)
+
+
+def _begin(further: Callable[[int], None] | None, worker: int) -> None:
+    """A loader's worker begins; torch has given it its own handlers before (SIGTERM: end)."""
+    turn_deaf()
+    if further is not None:
+        further(worker)
 
 
 class _SaveWhenAsked(TrainerCallback):

@@ -17,6 +17,8 @@ def step_rows(trainer: Any, step: int) -> list[int] | None:
     """
     loader = trainer.callback_handler.train_dataloader
     batches = getattr(loader, "batch_sampler", None)
+    if not trainer.args.accelerator_config.use_seedable_sampler:
+        return None
     if batches is None or not hasattr(trainer.train_dataset, "__getitem__"):
         return None
     parts = trainer.args.gradient_accumulation_steps
