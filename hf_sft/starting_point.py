@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_sft import shards
 from hf_sft.layer_groups import LayerGroups
 
 log = logging.getLogger(__name__)
@@ -97,13 +98,22 @@ class StartingPoint:
         return hashlib.sha256((lines + self.elsewhere).encode()).hexdigest()
 
     def anchor(self, name: str, like: Tensor) -> Tensor | None:
-        """Where a parameter is pulled to, on its device: θ⁰, its probed value, or None for 0."""
+        """Where a parameter is pulled to, on its device: θ⁰, its probed value, or None for 0.
+
+        Of a parameter that FSDP2 has divided, the rows that lie here; the others are let go of.
+        """
         known = self.probed if name in self.fresh else self.copies
         if name not in known:
             return None
-        if known[name].device != like.device:
-            known[name] = known[name].to(like.device)
+        for held in (known, self.fisher):
+            if name in held:
+                held[name] = shards.here(held[name], like)
         return known[name]
+
+    def shard_(self, model: nn.Module) -> None:
+        """Keep of θ⁰ what FSDP2 has left of ``model`` on this process; no communication."""
+        for name, parameter in shards.parameters(model).items():
+            self.anchor(name, parameter)
 
     def is_new(self, name: str) -> bool:
         """Whether a parameter has no anchor but zero: fresh, and not probed yet."""
@@ -126,14 +136,18 @@ class StartingPoint:
         return self._coefficients[id(prior)][1]
 
     def changed(self, model: nn.Module, names: Iterable[str]) -> list[str]:
-        """Those of ``names`` whose tensor in ``model`` is not bit-equal to the source's."""
-        now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        """Those of ``names`` whose tensor in ``model`` is not bit-equal to the source's.
+
+        Under FSDP2 each is gathered, one after the other: a collective on all processes.
+        """
+        now = {**shards.parameters(model), **dict(model.named_buffers())}
         return [
             n for n in names if n in self.digests and digest(self._old(n, now)) != self.digests[n]
         ]
 
     def _old(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        return tensors[name][: self.rows[name]] if name in self.rows else tensors[name]
+        tensor = shards.whole(tensors[name])
+        return tensor[: self.rows[name]] if name in self.rows else tensor
 
     @torch.no_grad()
     def distance(
@@ -147,9 +161,10 @@ class StartingPoint:
         ``drift`` ‖d‖₂ with d = θ − θ⁰, ``relative_drift`` ‖d‖₂/‖θ⁰‖₂, ``cosine`` of θ and θ⁰,
         ``max_drift`` ‖d‖_∞. A group that never trains has distance 0 and cosine 1; one with
         nothing from the source has None. ``added``: a frozen parameter -> what adapters add to it.
+        Under FSDP2 a collective, as `changed` is.
         """
         groups = LayerGroups.of(model, fresh=self.fresh) if groups is None else groups
-        theta, added = dict(model.named_parameters()), added or {}
+        theta, added = shards.parameters(model), added or {}
         return [
             {"name": group.name, **_distance(self._pair(name, theta, added) for name in known)}
             for group in groups
@@ -167,7 +182,7 @@ class StartingPoint:
             return now, self.resting[name].to(now.device)
         if name not in self.copies:
             return now, now
-        then = self.anchor(name, now)
+        then = shards.gathered(self.anchor(name, theta[name]), theta[name])
         return now, then[: len(now)] if now.ndim else then
 
 

@@ -17,7 +17,7 @@ component resources recipe_text problems draws source_licence
 comparison nonfinite space
 layer_blocks
 layer_order
-layer_groups
+layer_groups shards
 starting_point selection embeddings
 weight_space norm_statistics averaging
 tent
@@ -27,7 +27,7 @@ source_function plan_follower pull features geometry
 stored_features step_rows
 checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch step_flags
 orderly_stop finite_steps out_of_memory whole_checkpoints
-optimizer_setup watch fisher fisher_cache trace row_identity
+optimizer_setup sharded_setup watch fisher fisher_cache trace row_identity
 seam
 replay
 agreement chunks feature_cache phase

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hf_sft.penalties.base import Parameters
 from hf_sft.penalties.step_rule import StepRule
+from hf_sft.shards import joined, norms
 from hf_sft.starting_point import StartingPoint
 
 
@@ -46,9 +47,12 @@ class Ball(StepRule):
         rates: Mapping[str, float],
         progress: float,
     ) -> None:
-        for _, now, anchor in self.anchored(theta, start):
-            d, size = now - anchor, torch.linalg.vector_norm(anchor)
+        held = list(self.anchored(theta, start))
+        if not held:
+            return
+        lengths = [norms(now - anchor, anchor) for _, now, anchor in held]
+        found, _ = joined(lengths, [theta[name] for name, _, _ in held])
+        for (_, now, anchor), (length, size) in zip(held, found, strict=True):
             limit = self.radius * (torch.ones_like(size) if self.absolute else size)
-            length = torch.linalg.vector_norm(d)
-            inside = anchor + d * (limit / length)
+            inside = anchor + (now - anchor) * (limit / length)
             now.copy_(torch.where(length > limit, inside, now))

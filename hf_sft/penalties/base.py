@@ -20,8 +20,9 @@ from hf_sft.penalties.strength import (
     from_radius,
     one_strength,
 )
-from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference
+from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference, part
 from hf_sft.selection import first_match
+from hf_sft.shards import added_up, first_rows, local
 from hf_sft.starting_point import StartingPoint
 
 DECAY = Square()  # of what is new, under every prior
@@ -168,12 +169,12 @@ class WeightPrior(Penalty):
     # ---- what training calls ----
 
     def value(self, theta: Parameters, start: StartingPoint, progress: float = 0.0) -> Tensor:
-        """Ω as a scalar tensor (); differentiable: the reference for the other two."""
+        """Ω as a scalar tensor (); differentiable. Under FSDP2 a collective on all processes."""
         terms = []
         for t in self.terms(theta, start, progress):
-            d = difference(t.theta, t.anchor)
-            terms.append(t.c * self._form(t).density(d, self._weight(t, start)))
-        return torch.stack(terms).sum() if terms else torch.zeros(())
+            density = self._form(t).density(difference(t.theta, t.anchor), self._weight(t, start))
+            terms.append((t.c * density, theta[t.name]))
+        return added_up(*zip(*terms, strict=True)).sum() if terms else torch.zeros(())
 
     @torch.no_grad()
     def add_gradient_(
@@ -220,23 +221,22 @@ class WeightPrior(Penalty):
     def terms(self, theta: Parameters, start: StartingPoint, progress: float) -> Iterator[Term]:
         """Every parameter that trains with 0 < c_n < ∞; the rows it grew by come by themselves."""
         known, factor = start.coefficients(self), self.schedule(progress)
-        remembered = start.fresh | start.copies.keys()
         for name, parameter in theta.items():
-            if not parameter.requires_grad or name not in remembered:
+            if not (parameter.requires_grad and (name in start.fresh or name in start.copies)):
                 continue
             c, anchor = known.get(name, 0.0), start.anchor(name, parameter)
             c = c if anchor is None else c * factor
             if name in start.rows:
                 yield from self._grown(name, parameter, anchor, c, start.rows[name])
             elif 0 < c < math.inf:
-                yield Term(name, parameter, anchor, c, parameter.grad)
+                yield Term(name, local(parameter), anchor, c, local(parameter.grad))
 
-    def _grown(self, name: str, theta: Tensor, anchor: Tensor, c: float, count: int):
+    def _grown(self, name: str, parameter: Tensor, anchor: Tensor, c: float, count: int):
+        theta, grad, count = local(parameter), local(parameter.grad), first_rows(count, parameter)
         old, new = (slice(0, count), anchor[:count], c), (slice(count, None), None, self.head)
         for rows, a, strength in (old, new):
             if 0 < strength < math.inf:
-                grad = None if theta.grad is None else theta.grad[rows]
-                yield Term(name, theta[rows], a, strength, grad, rows)
+                yield Term(name, theta[rows], a, strength, part(grad, rows), rows)
 
     def pinned(self, start: StartingPoint) -> set[str]:
         """Parameters with c_n = ∞: frozen at θ⁰."""
@@ -247,4 +247,4 @@ class WeightPrior(Penalty):
 
     def _weight(self, term: Term, start: StartingPoint) -> Tensor | None:
         weight = self.metric(term.name, start) if term.anchor is not None else None
-        return weight if weight is None or term.rows is None else weight[term.rows]
+        return part(weight, term.rows)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_sft.penalties.base import Parameters
 from hf_sft.penalties.step_rule import StepRule
+from hf_sft.shards import joined, local, norms
 from hf_sft.starting_point import StartingPoint
 
 
@@ -46,16 +47,14 @@ class SPD(StepRule):
     def before_step(
         self, theta: Parameters, start: StartingPoint, progress: float
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """By name: whether ⟨g, d⟩ > 0, and ‖d‖, d = θ − θ⁰; of what the step will move."""
+        """By name: ⟨g, d⟩ and ‖d‖, d = θ − θ⁰, of what the step will move; of the rows here."""
         found = {}
         for name, now, anchor in self.anchored(theta, start):
             if theta[name].grad is None:
                 continue
-            gradient, d = (
-                theta[name].grad[: len(now)] if now.ndim else theta[name].grad,
-                now - anchor,
-            )
-            found[name] = (gradient * d).sum() > 0, torch.linalg.vector_norm(d)
+            gradient, d = local(theta[name].grad), now - anchor
+            gradient = gradient[: len(now)] if now.ndim else gradient
+            found[name] = (gradient * d).sum(), torch.linalg.vector_norm(d)
         return found
 
     def after_step_(
@@ -66,11 +65,13 @@ class SPD(StepRule):
         rates: Mapping[str, float],
         progress: float,
     ) -> None:
-        for name, now, anchor in self.anchored(theta, start):
-            if name in seen:
-                inward, before = seen[name]
-                d = now - anchor
-                length = torch.linalg.vector_norm(d)
-                further = (length - before).clamp(min=0)
-                share = further / length.clamp(min=torch.finfo(length.dtype).tiny)
-                now.sub_(d * (self.lambda_ * share * inward))
+        held = [found for found in self.anchored(theta, start) if found[0] in seen]
+        if not held:
+            return
+        along = [seen[name][0].reshape(1) for name, _, _ in held]
+        lengths = [torch.cat([seen[n][1].reshape(1), norms(now - a)]) for n, now, a in held]
+        lengths, along = joined(lengths, [theta[name] for name, _, _ in held], along)
+        for (_, now, anchor), (before, length), inward in zip(held, lengths, along, strict=True):
+            further = (length - before).clamp(min=0)
+            share = further / length.clamp(min=torch.finfo(length.dtype).tiny)
+            now.sub_((now - anchor) * (self.lambda_ * share * (inward > 0)))

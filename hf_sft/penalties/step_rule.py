@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_sft.penalties.penalty import Parameters, Penalty
+from hf_sft.shards import first_rows, local
 from hf_sft.starting_point import StartingPoint
 
 
@@ -36,10 +37,14 @@ class StepRule(Penalty):
     def anchored(
         self, theta: Parameters, start: StartingPoint
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, θ, θ⁰) of what trains now and came from the source; its old rows where it grew."""
+        """(name, θ, θ⁰) of what trains now and came from the source; its old rows where it grew.
+
+        Under FSDP2 the rows that lie here.
+        """
         for name, parameter in theta.items():
             if name in start.copies and parameter.requires_grad:
-                rows, anchor = start.rows.get(name), start.anchor(name, parameter)
-                yield (name, parameter, anchor) if rows is None else (
-                    name, parameter[:rows], anchor[:rows]
-                )  # fmt: skip
+                now, anchor = local(parameter), start.anchor(name, parameter)
+                if name in start.rows:
+                    rows = first_rows(start.rows[name], parameter)
+                    now, anchor = now[:rows], anchor[:rows]
+                yield name, now, anchor

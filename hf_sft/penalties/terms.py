@@ -42,6 +42,11 @@ def chunks(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
         yield tuple(parts[i] if parts is not None else None for parts in split)
 
 
+def part(tensor: Tensor | None, rows: slice | None) -> Tensor | None:
+    """Those rows of a tensor; None for ``rows`` stands for all, None for no tensor stays None."""
+    return tensor if tensor is None or rows is None else tensor[rows]
+
+
 def difference(theta: Tensor, anchor: Tensor | None) -> Tensor:
     """θ − a, or θ where the anchor is zero."""
     return theta if anchor is None else theta - anchor

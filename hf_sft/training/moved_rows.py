@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from hf_sft.penalties.terms import CHUNK
 from hf_sft.starting_point import StartingPoint
@@ -51,7 +52,7 @@ class MovedRows:
         found = {}
         for name in sorted(self._tables):
             parameter = theta[name]
-            if parameter.grad is None:
+            if parameter.grad is None or isinstance(parameter, DTensor):
                 continue
             if name not in self._moved:
                 self._moved[name] = self._compared(name, parameter)

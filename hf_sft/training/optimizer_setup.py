@@ -6,9 +6,7 @@ from typing import Any
 import torch
 
 from hf_sft.errors import RecipeError, UserError, listing
-from hf_sft.freezing import FreezePolicy, TrainAll
 from hf_sft.layer_groups import LayerGroups
-from hf_sft.penalties import Penalty
 from hf_sft.penalties.strength import Optimization
 from hf_sft.training.plan_follower import PlanFollower
 from hf_sft.training.pull import Pull
@@ -52,19 +50,6 @@ def divide_(
     pull.attach(optimizer)
     if moving is not None:
         optimizer.register_step_post_hook(moving.restore)
-
-
-def refuse_sharding(penalties: Sequence[Penalty], policy: FreezePolicy) -> None:
-    """Neither penalties nor policies act on sharded gradients yet.
-
-    Raises:
-        UserError: there is one.
-    """
-    if penalties or type(policy) is not TrainAll:
-        raise UserError(
-            "A penalty or a freezing policy under DeepSpeed or FSDP is not supported yet: their "
-            "gradients are sharded or not ours to edit. Launch with DDP or one process."
-        )
 
 
 def expect_unused(trainer: Any) -> None:

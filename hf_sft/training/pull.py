@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_sft import shards
 from hf_sft.penalties import FunctionPrior, Penalty, StepRule, WeightPrior
 from hf_sft.penalties.strength import Optimization
 from hf_sft.starting_point import StartingPoint
@@ -64,7 +65,7 @@ class Pull:
     @property
     def theta(self) -> dict[str, Tensor]:
         """The parameters by name, a shared one once."""
-        return dict(self.model.named_parameters())
+        return shards.parameters(self.model)
 
     @property
     def scales_steps(self) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_sft import interruption
+from hf_sft.shards import whole
 
 
 class StepFlags:
@@ -54,7 +55,7 @@ class StepFlags:
     def _flags(self, norm: Any) -> Tensor:
         unfit, scaler = self._unfit, self.accelerator.scaler
         if scaler is None or not scaler.is_enabled():  # a scaler looks for overflow by itself
-            unfit = unfit | ~torch.as_tensor(norm, device=unfit.device).isfinite()
+            unfit = unfit | ~torch.as_tensor(whole(norm), device=unfit.device).isfinite()
         asked = unfit.new_full((), interruption.asked() is not None)
         flags = torch.stack([unfit.reshape(()), asked]).to(torch.uint8)
         self._unfit = None

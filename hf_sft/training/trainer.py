@@ -25,6 +25,7 @@ from hf_sft.training.rates import LearningRate
 from hf_sft.training.renamed_checkpoint import RenamedCheckpoints
 from hf_sft.training.run_record import RunRecord
 from hf_sft.training.running_loss import RunningLoss
+from hf_sft.training.sharded_setup import settle_sharding
 from hf_sft.training.source_pass import SourcePass
 from hf_sft.training.tell_epoch import TellEpoch
 from hf_sft.training.trainer_memory import Memory
@@ -54,7 +55,7 @@ class TransferMixin(
         nonfinite: stop or skip where a loss or gradient is not finite; see `FiniteSteps`.
 
     Raises:
-        UserError: DeepSpeed or FSDP together with a penalty or a policy.
+        UserError: a penalty or a policy under DeepSpeed, or one that FSDP2 leaves too little to.
         RecipeError: a rule that fits nothing.
         SourceError: resuming from a checkpoint that was trained from another source.
     """
@@ -74,8 +75,7 @@ class TransferMixin(
         super().__init__(*args, **kwargs)
         penalties = (penalty,) if isinstance(penalty, Penalty) else tuple(penalty or ())
         self.freeze = freeze or TrainAll()
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            optimizer_setup.refuse_sharding(penalties, self.freeze)
+        settle_sharding(self, penalties, self.freeze)
         optimizer_setup.expect_unused(self)
         # What the caller or the architecture froze (sinusoidal positions) stays frozen.
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from hf_sft.penalties import WeightPrior
 from hf_sft.penalties.terms import Term, chunks, fresh_difference
+from hf_sft.shards import added_up, first_rows, local
 from hf_sft.starting_point import StartingPoint
 
 
@@ -62,14 +64,17 @@ class Watch:
     @torch.no_grad()
     def _measure(self, scale: float) -> dict[str, Tensor]:
         """Tensors that stay on their device: nothing waits for them before the log does."""
-        pull, sums, whole = self.trainer.pull, _Sums(), self._joined()
+        pull, sums, divided, whole = self.trainer.pull, _Sums(), _Sums(), self._joined()
         for name, theta in pull.theta.items():
             if theta.grad is not None:
+                own = divided if isinstance(theta, DTensor) else sums
+                own.like = theta
                 for part in self._parts(name, theta):
-                    sums.add(part, pull.start)
+                    own.add(part, pull.start)
                 if name in whole:
                     sums.task = sums.task + dot(theta.grad, theta.grad)
                     sums.pulled = sums.pulled + dot(whole[name], whole[name])
+        sums.join(divided)
         found = {}
         if torch.is_tensor(sums.pulled):
             found["pull_to_gradient"] = scale * (sums.pulled / sums.task).sqrt()
@@ -101,9 +106,9 @@ class Watch:
         """A parameter, or its rows from the source and those it grew by, with what pulls them."""
         pull, start, found = self.trainer.pull, self.trainer.starting_point, {}
         if name in start.copies:
-            rows = slice(start.rows.get(name)) if theta.ndim else ...
-            anchor = start.anchor(name, theta)
-            found[True] = _Part(theta[rows], anchor[rows], theta.grad[rows], True, [])
+            rows = slice(first_rows(start.rows[name], theta)) if name in start.rows else ...
+            now, anchor, grad = local(theta), start.anchor(name, theta), local(theta.grad)
+            found[True] = _Part(now[rows], anchor[rows], grad[rows], True, [])
         for prior in [] if self._joins else pull.weight_priors:
             for term in prior.terms({name: theta}, start, pull.progress()):
                 new = _Part(term.theta, term.anchor, term.grad, False, [])
@@ -127,6 +132,15 @@ class _Sums:
 
     def __init__(self):
         self.task = self.pulled = self.along = self.grads = self.drift = 0.0
+        self.like: Tensor | None = None  # one of the parameters it sums over
+
+    def join(self, divided: "_Sums") -> None:
+        """Add what all processes have found of divided parameters, in one reduction."""
+        known = {n: v for n, v in vars(divided).items() if n != "like" and torch.is_tensor(v)}
+        if known:
+            total = added_up([torch.stack(list(known.values()))], [divided.like])[0]
+            for name, value in zip(known, total, strict=True):
+                setattr(self, name, getattr(self, name) + value)
 
     def add(self, part: _Part, start: StartingPoint) -> None:
         """Go through a part once, chunk by chunk, as the pull itself does."""
