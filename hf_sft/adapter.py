@@ -2,14 +2,11 @@
 
 import copy
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from hf_sft.adapter_targets import layer_ends, refuse_idle_targets, usual_targets
 from hf_sft.component import Component
@@ -201,16 +198,6 @@ def merged(model: Any) -> Any:
     if not hasattr(model, "merge_and_unload"):
         return model
     return copy.deepcopy(model).merge_and_unload()
-
-
-def deltas(model: Any) -> dict[str, Callable[[], Tensor]]:
-    """Parameter of the source -> ΔW = s·B·A that its adapter adds to it, formed when called."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        names[id(module.get_base_layer().weight)]: partial(module.get_delta_weight, "default")
-        for module in model.modules()
-        if hasattr(module, "get_delta_weight")
-    }
 
 
 def told(model: Any, adapter: Adapter | None) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ penalties freezing
 rates moved_rows alike_lengths ragged_labels fixed_draws
 source_function plan_follower pull features geometry
 stored_features step_rows
-checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch step_flags
+checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch tracked step_flags
 orderly_stop finite_steps out_of_memory whole_checkpoints
 optimizer_setup sharded_setup watch fisher fisher_cache trace row_identity
 seam

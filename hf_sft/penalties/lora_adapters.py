@@ -1,7 +1,8 @@
 """Where the LoRA adapters of a PEFT model are, found without importing PEFT."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,3 +72,13 @@ def _why_not(module: nn.Module, adapter: str, configs: Mapping[str, Any]) -> str
     if getattr(module.get_base_layer(), "groups", 1) != 1:
         return "a convolution in groups"
     return None
+
+
+def deltas(model: Any) -> dict[str, Callable[[], Tensor]]:
+    """Parameter of the source -> ΔW = s·B·A that its adapter adds to it, formed when called."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(module.get_base_layer().weight)]: partial(module.get_delta_weight, "default")
+        for module in model.modules()
+        if hasattr(module, "get_delta_weight")
+    }

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from hf_sft import plan
-from hf_sft.adapter import deltas, merged, told
+from hf_sft.adapter import merged, told
 from hf_sft.errors import UserError
+from hf_sft.penalties.lora_adapters import deltas
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import drift
 

@@ -28,6 +28,7 @@ from hf_sft.training.running_loss import RunningLoss
 from hf_sft.training.sharded_setup import settle_sharding
 from hf_sft.training.source_pass import SourcePass
 from hf_sft.training.tell_epoch import TellEpoch
+from hf_sft.training.tracked import Tracked
 from hf_sft.training.trainer_memory import Memory
 from hf_sft.training.watch import Watch
 
@@ -96,6 +97,7 @@ class TransferMixin(
         self.add_callback(RunRecord(self.starting_point.fingerprint))
         self.add_callback(self.memory)
         self.add_callback(TellEpoch(self))
+        self.add_callback(Tracked(self))
         self.follow_plan()
 
     # ---- what is known ----
