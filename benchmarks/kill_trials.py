@@ -36,6 +36,7 @@ from hf_sft.training.whole_checkpoints import newest_whole_checkpoint, torn_chec
 WORDS = ["good", "bad", "fine", "poor", "film", "book", "meal", "the", "a", "very", "not", "was"]
 WRITING = 0.03  # s after a checkpoint's folder has appeared
 STEPS, EVERY = 18, 2
+LIMIT = 300  # s for one process: a fork of a process with threads may never wake
 
 
 def make_recipe(folder: Path) -> Path:
@@ -90,6 +91,18 @@ def start(recipe: Path, output: Path) -> int:
     os._exit(code)
 
 
+def end_of(process: int) -> int:
+    """Exit code of a process; it is killed after LIMIT seconds, and then it is -9."""
+    until = time.monotonic() + LIMIT
+    while time.monotonic() < until:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
 class NoReport:
     """In place of a report: measures nothing, and marks the run as finished."""
 
@@ -105,7 +118,7 @@ class NoReport:
 def kill_once(process: int, output: Path, draw: random.Random, seconds: float, writing: bool):
     """SIGKILL; whether it came before the run's own end."""
     if writing:
-        until = time.monotonic() + 120
+        until = time.monotonic() + LIMIT
         wanted, seen = draw.randint(1, STEPS // EVERY), set()
         while len(seen) < wanted and time.monotonic() < until:
             seen |= {p.name for p in output.glob("checkpoints/checkpoint-*")}
@@ -134,8 +147,11 @@ def trial(recipe, output, draw, seconds, writing, expected, counts) -> bool:
             break
         counts[found_at_restart(output)] += 1
     if not (output / "report.json").exists():
-        status = os.waitpid(start(recipe, output), 0)[1]
-        if os.waitstatus_to_exitcode(status) != 0:
+        code = end_of(start(recipe, output))
+        if code == -signal.SIGKILL:  # it hung: once more is what a user would do
+            counts["hung, and killed after the limit"] += 1
+            code = end_of(start(recipe, output))
+        if code != 0:
             print(Path(f"{output}.log").read_text()[-2000:], file=sys.stderr)
             return False
     weights = load_file(output / "model" / "model.safetensors")
@@ -154,7 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         recipe, began = make_recipe(folder), time.monotonic()
-        if os.waitpid(start(recipe, folder / "whole"), 0)[1]:
+        if end_of(start(recipe, folder / "whole")):
             sys.exit((folder / "whole.log").read_text())
         seconds = time.monotonic() - began
         expected = load_file(folder / "whole" / "model" / "model.safetensors")

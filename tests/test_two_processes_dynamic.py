@@ -1,6 +1,7 @@
 """Under DDP, replicas stay equal through every change of plan, and are what one process trains."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,3 +51,9 @@ def test_replicas_stay_equal_and_are_one_process(case, two, tmp_path):
 def test_signals_are_the_same_up_to_rounding(two, tmp_path):
     found, one = two["auto-rgn"], launched.train("auto-rgn", tmp_path, processes=1)
     assert found["signals"]["w"] == pytest.approx(one["signals"]["w"], rel=1e-3, abs=1e-6)
+
+
+def test_one_process_that_is_asked_to_stop_stops_both_at_one_step(two):
+    assert two["stopped"]["told"] == [(signal.SIGTERM, "checkpoint-5")] * 2
+    assert two["stopped"]["steps"] == 7
+    assert tiny.distance(two["stopped"]["weights"], two["gradual"]["weights"][-1]) == 0

@@ -4,6 +4,8 @@ python -m torch.distributed.run --nproc_per_node 2 tests/launch/two_processes_dy
 """
 
 import gc
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +20,7 @@ import tiny
 from launch.two_processes import replicas_differ
 
 from hf_sft import L2SP, LISA, LPFT, AutoFreeze, AutoRGN, ChainThaw, Gradual, TransferTrainer
+from hf_sft.interruption import Stopped, listening, put_off
 
 HEAD = {"classifier.weight", "classifier.bias"}
 RENAMED = hasattr(TrainingArguments, "activation_checkpointing")  # in transformers 5.24
@@ -61,7 +64,27 @@ def source():
     return model
 
 
-def train(case, folder, processes):
+class LastIsAsked(TrainerCallback):
+    """The last process alone is asked to stop, within step 5."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 4 and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped(case, folder):
+    """What each process says of the stop, and the weights at the end of the run that goes on."""
+    try:
+        with listening(), put_off():
+            train(case, folder, 2, callbacks=[LastIsAsked()])
+    except Stopped as stop:
+        told = [None] * 2
+        torch.distributed.all_gather_object(told, (int(stop.number), stop.saved.name))
+        resumed = train(case, folder, 2, resume=str(stop.saved))
+        return {"told": told, "weights": resumed["weights"][-1], "steps": len(resumed["weights"])}
+
+
+def train(case, folder, processes, callbacks=(), resume=None):
     """Twelve steps of 8 rows in order; SGD with momentum and decay."""
     policy, accumulation, more = CASES[case]
     args = tiny.arguments(
@@ -88,9 +111,9 @@ def train(case, folder, processes):
         penalty=L2SP(lambda_=0.05, head=0.01),
         freeze=policy,
         fresh=HEAD,
-        callbacks=[watch],
+        callbacks=[watch, *callbacks],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return {
         "world_size": args.world_size,
         "weights": watch.weights,
@@ -106,6 +129,9 @@ if __name__ == "__main__":
     gc.freeze()  # as in conftest.py
     with tempfile.TemporaryDirectory() as scratch:
         results = {case: train(case, scratch, processes=2) for case in CASES}
+        shared = [scratch]
+        torch.distributed.broadcast_object_list(shared)
+        results["stopped"] = stopped("gradual", f"{shared[0]}/stopped")
     if torch.distributed.get_rank() == 0:
         torch.save(results, sys.argv[1])
     torch.distributed.destroy_process_group()
