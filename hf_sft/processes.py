@@ -3,10 +3,13 @@
 import logging
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
 from accelerate.commands.config.config_args import default_yaml_config_file
+
+from hf_sft.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,20 @@ def warn_if_fewer(running: int) -> None:
             "run RECIPE (recipes/accelerate/cpu_2.yaml).",
             asked, running, asked, asked, asked,
         )  # fmt: skip
+
+
+def refuse_sharded(trainer: Any) -> None:
+    """A recipe's run looks at whole models after training, which no process holds under FSDP.
+
+    Raises:
+        UserError: FSDP is active.
+    """
+    if trainer.is_fsdp_enabled:
+        raise UserError(
+            "hf-sft run under FSDP: its report compares the whole model with its source, and each "
+            "process holds a part. Train with TransferTrainer in a script of your own "
+            "(docs/processes.md), or launch with recipes/accelerate/gpu_multi.yaml (DDP)."
+        )
 
 
 def asked_of_launcher() -> int | None:

@@ -21,7 +21,7 @@ from hf_sft.loaders.splits import split
 from hf_sft.models import LoadedModel, load_model
 from hf_sft.on_disk import on_disk
 from hf_sft.penalties import FunctionPrior
-from hf_sft.processes import warn_if_fewer
+from hf_sft.processes import refuse_sharded, warn_if_fewer
 from hf_sft.publishing import publish, push_when_asked, refuse_hopeless
 from hf_sft.recipe import Recipe
 from hf_sft.reporting.report import Report
@@ -222,9 +222,11 @@ def refuse_answers(priors: list[FunctionPrior]) -> None:
 def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
     """TransferTrainer; what Trainer refuses of the ``training`` block is the recipe's mistake."""
     try:
-        return (Seq2SeqTransferTrainer if recipe.task.writes else TransferTrainer)(**settings)
+        trainer = (Seq2SeqTransferTrainer if recipe.task.writes else TransferTrainer)(**settings)
     except (ValueError, ImportError, RuntimeError) as error:
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
+    refuse_sharded(trainer)
+    return trainer
 
 
 def keep_model(recipe: Recipe, prepared: Prepared) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import find_batch_size
+from accelerate.utils import find_batch_size, send_to_device
 
 from hf_sft.penalties.answers import shifts_labels
 
@@ -45,12 +45,13 @@ def honours_item_count(trainer: Any, compute_loss: Callable[..., Any]) -> bool:
         return False
     with undisturbed(trainer.model), torch.no_grad():
         trainer.model.eval()
-        batch = probe_batch(trainer, rows=2)
+        home = next(trainer.model.parameters()).device  # the CPU until FSDP has divided it
+        batch = send_to_device(probe_batch(trainer, rows=2), home)
         if "labels" not in batch:
             return False
         losses = []
         for items in (1, 2):
-            count = torch.tensor(items, device=trainer.args.device)
+            count = torch.tensor(items, device=home)
             with trainer.compute_loss_context_manager():
                 try:
                     loss = compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
