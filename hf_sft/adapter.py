@@ -4,7 +4,7 @@ import copy
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -56,6 +56,12 @@ class LoRA(Adapter):
         use_rslora: s = α/√r.
     """
 
+    citation: ClassVar[str] = """@inproceedings{hu2022lora,
+  title     = {{LoRA}: Low-Rank Adaptation of Large Language Models},
+  author    = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and
+               Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen, Weizhu},
+  booktitle = {ICLR}, year = {2022}, note = {arXiv:2106.09685}
+}"""
     type: Literal["lora"] = "lora"
     r: int = Field(8, ge=1)
     lora_alpha: float = Field(16, gt=0)

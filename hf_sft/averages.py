@@ -1,7 +1,7 @@
 """The ``averaging`` block: the model that a run leaves is an average over its steps."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,6 +44,12 @@ class StochasticAverage(Average):
         share_of_training: the steps at the end whose mean is taken.
     """
 
+    citation: ClassVar[str] = """@inproceedings{izmailov2018averaging,
+  title     = {Averaging Weights Leads to Wider Optima and Better Generalization},
+  author    = {Izmailov, Pavel and Podoprikhin, Dmitrii and Garipov, Timur and Vetrov, Dmitry and
+               Wilson, Andrew Gordon},
+  booktitle = {UAI}, year = {2018}, note = {arXiv:1803.05407}
+}"""
     type: Literal["swa"] = "swa"
     share_of_training: float = Field(0.25, gt=0, le=1)
 

@@ -1,14 +1,18 @@
 """report.json: strict JSON, of the whole run, for every kind of penalty and policy."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import tiny_run
 
 from hf_sft import L2SP, LISA, Ball, Recipe, Similarity, TrainLast, TransferTrainer, run
+from hf_sft.adapter import LoRA
 from hf_sft.reporting import outcome
 from hf_sft.reporting.report import Report
+from hf_sft.tasks.image_classification import ImageClassification
+from hf_sft.tasks.mixing import CUTMIX
 
 GROUP = {"name", "parameters", "trainable", "lambda", "learning_rate", "drift", "relative_drift",
          "cosine", "max_drift", "cka", "r2", "phases", "norm"}  # fmt: skip
@@ -68,7 +72,7 @@ def test_the_report_tells_methods_papers_and_what_happened_when(finished):
     assert "kumar2022" in data["citations"][-1]
     assert [set(entry["trains"]) == {"head"} for entry in data["transitions"]] == [True, False]
     assert data["model"] == {"library": "transformers"}
-    assert data["data"] == {"hub_id": None}
+    assert data["data"] == {"hub_id": None, "revision": None}
     assert data["freeze"]["verified_unchanged"]
     assert data["geometry"]["examples"] == data["retention"]["examples"] == 8
     logged = {key for entry in data["history"] for key in entry}
@@ -134,5 +138,6 @@ def test_a_policy_that_draws_reports_what_it_drew(tmp_path):
     drawn = {name for entry in trainer.follower.transitions for name in entry["trains"]}
     assert {group["name"] for group in found if group["trainable"]} == drawn
     assert all(bool(group["drift"]) == (group["name"] in drawn) for group in found[:-1])
-    assert outcome.citations(trainer) == [LISA.citation]
+    asked = SimpleNamespace(adapter=LoRA(), averaging=None, task=ImageClassification(cutmix=1.0))
+    assert outcome.citations(asked, trainer) == [LISA.citation, LoRA.citation, CUTMIX]
     assert outcome.pulled(trainer) == {"methods": [], "value": None}  # nothing is on weights

@@ -1,8 +1,10 @@
 """A dataset on the Hugging Face Hub, or a local folder that ``load_dataset`` understands."""
 
+import re
+from pathlib import Path
 from typing import Literal
 
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_sft.errors import DataError, UserError, listing, nearest
 from hf_sft.loaders.base import Loader
@@ -56,4 +58,25 @@ class Hub(Loader):
             )
         if problems:
             raise DataError("\n".join(problems))
+        for rows in found.values():
+            _keep_commit_(rows)
         return DatasetDict({new: found[old] for new, old in wanted.items()})
+
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def _keep_commit_(rows: Dataset) -> None:
+    """Note the commit, after which datasets calls the folder of its cache, in the rows' info.
+
+    What is made of the rows keeps that; datasets 5 itself does not say which commit it has loaded.
+    """
+    for file in rows.cache_files[:1]:
+        if COMMIT.fullmatch(commit := Path(file["filename"]).parent.name):
+            rows.info.download_checksums = {commit: {"num_bytes": None, "checksum": None}}
+
+
+def commit_of(rows: Dataset) -> str | None:
+    """The commit of the Hub that these rows came from, or the rows that they were made of."""
+    known = rows.info.download_checksums or {}
+    return next((commit for commit in known if COMMIT.fullmatch(commit)), None)

@@ -62,12 +62,14 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
     """Everything below the metadata."""
     source, fine = data["source"], data["freeze"]["verified_unchanged"]
     revision = f" ({plain(source['revision'])})" if source["revision"] else ""
+    commit = (data.get("data") or {}).get("revision")
     pulls = "\n".join(f"- {plain(line)}" for line in page.pull(data))
     classes = f" with {len(data['labels'])} classes" if len(data["labels"]) > 1 else ""
     sections = [
         f"# {plain(title)}",
         f"A model for {plain(data['task'])}{classes}, {trained(source)} "
-        f"{plain(source['name'])}{revision} on {plain(name)}: "
+        f"{plain(source['name'])}{revision} on {plain(name)}"
+        f"{f' ({plain(commit)})' if commit else ''}: "
         f"{data['splits'].get('train', 0):,} training rows, seed {data['seed']}. "
         f"Fingerprint of the source's weights: `{source['fingerprint']}`.",
         f"## Method\n\nPull to {anchored(source)} θ⁰:\n\n{pulls}",

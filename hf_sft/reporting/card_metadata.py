@@ -104,6 +104,7 @@ def results(data: dict[str, Any], name: str) -> list[EvalResult]:
     source = data["recipe"].get("data") or {}
     of = {"task_type": data["task"], "dataset_type": name, "dataset_name": name}
     of |= {"dataset_split": split, "dataset_config": source.get("name")}  # a name: of Hub data only
+    of |= {"dataset_revision": (data.get("data") or {}).get("revision")}
     found = []
     for key, value in data["metrics"].get(split, {}).items():
         if isinstance(value, int | float) and math.isfinite(value):

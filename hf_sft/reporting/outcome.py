@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import DatasetDict
 
 from hf_sft import plan
 from hf_sft.adapter import merged, told
 from hf_sft.errors import UserError
+from hf_sft.loaders.hub import commit_of
 from hf_sft.penalties.lora_adapters import deltas
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import drift
@@ -40,7 +42,7 @@ def asked(recipe: Recipe, prepared: Any) -> dict[str, Any]:
         },
         "model": {"library": "timm" if timm else "transformers", **own_code(loaded.model)},
         "auto_class": recipe.task.auto_model(loaded.model.config).__name__,
-        "data": {"hub_id": hub_id(recipe)},
+        "data": from_hub(recipe, prepared.data),
         "splits": {split: len(rows) for split, rows in prepared.data.items()},
         "cut_texts": prepared.cut_texts,
         "adapter": told(trainer.model, recipe.adapter),
@@ -55,16 +57,17 @@ def own_code(model: Any) -> dict[str, str]:
     return {"code": Path(code.__file__).name} if code else {}
 
 
-def hub_id(recipe: Recipe) -> str | None:
-    """The data set's id on the Hub; None for what lies in a folder or a package."""
+def from_hub(recipe: Recipe, data: DatasetDict) -> dict[str, str | None]:
+    """The data set's id and commit on the Hub; None for what lies in a folder or a package."""
     path = getattr(recipe.data, "path", None)
+    nowhere = {"hub_id": None, "revision": None}
     if recipe.data.type != "hub" or path is None:
-        return None
+        return nowhere
     try:
         recipe.locate(path)
     except UserError:
-        return path
-    return None
+        return {"hub_id": path, "revision": commit_of(data["train"])}
+    return nowhere
 
 
 def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict], dict[str, dict]]:
@@ -135,9 +138,10 @@ def frozen(trainer: Any) -> dict[str, Any]:
     }
 
 
-def citations(trainer: Any) -> list[str]:
+def citations(recipe: Recipe, trainer: Any) -> list[str]:
     """BibTeX of the papers behind the methods that were used."""
-    found = [*(penalty.citation for penalty in trainer.penalties), trainer.freeze.citation]
+    methods = (*trainer.penalties, trainer.freeze, recipe.adapter, recipe.averaging)
+    found = [*(getattr(method, "citation", "") for method in methods), *recipe.task.papers]
     return [paper for paper in dict.fromkeys(found) if paper]
 
 

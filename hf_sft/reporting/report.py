@@ -40,7 +40,7 @@ class Report:
             "groups": outcome.groups(trainer, geometry["layers"]),
             "penalty": outcome.pulled(trainer),
             "freeze": outcome.frozen(trainer),
-            "citations": outcome.citations(trainer),
+            "citations": outcome.citations(recipe, trainer),
             "transitions": trainer.follower.transitions,
             "retention": retention,
             "geometry": geometry,

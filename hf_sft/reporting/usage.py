@@ -10,6 +10,15 @@ from hf_sft.tasks import Task
 
 CODE = {"mean_pooled.py": "hf_sft's code: an encoder, the mean of its tokens, a linear layer"}
 OTHER_CODE = "the source's own code"
+EXAMPLES = {  # task with a pipeline -> a call of it
+    "image-classification": 'predict("photo.jpg")',
+    "object-detection": 'predict("photo.jpg")',
+    "image-segmentation": 'predict("photo.jpg")',
+    "text-classification": 'predict("a text")',
+    "token-classification": 'predict("a text")',
+    "fill-mask": 'predict(f"a text with a {predict.tokenizer.mask_token}")',
+    "text-generation": 'predict("a text that goes on", max_new_tokens=50)',
+}
 
 
 def usage(data: dict[str, Any], repo_id: str | None) -> str:
@@ -27,7 +36,9 @@ def usage(data: dict[str, Any], repo_id: str | None) -> str:
     trust = ", trust_remote_code=True" if code else ""
     lines = [f"from transformers import {auto}, {'pipeline' if has_pipeline else processor}", ""]
     lines += [f"# {code}, beside the weights, is {CODE.get(code, OTHER_CODE)}."] if code else []
-    lines += [f'predict = pipeline("{task}", model="{place}"{trust})'] if has_pipeline else []
+    if has_pipeline:
+        lines += [f'predict = pipeline("{task}", model="{place}"{trust})']
+        lines += [EXAMPLES[task], ""] if task in EXAMPLES else []
     lines += [f'model = {auto}.from_pretrained("{place}"{trust})']
     if not has_pipeline:
         word = "tokenizer" if processor == "AutoTokenizer" else "processor"
@@ -59,4 +70,5 @@ def classes(task: str, settings: dict[str, Any] | None = None) -> tuple[str, str
 def is_timm(data: dict[str, Any]) -> bool:
     """Whether timm can load the model as well."""
     asked = data["recipe"].get("model") or {}  # a bare weight file names timm's architecture
-    return data.get("model") == {"library": "timm"} or bool(asked.get("architecture"))
+    whole = asked.get("backbone_of") is None  # else a detector or segmenter of transformers
+    return data.get("model") == {"library": "timm"} or (whole and bool(asked.get("architecture")))

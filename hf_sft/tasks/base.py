@@ -76,6 +76,11 @@ class Task(Component):
         """The ClassLabel that parts and caps are balanced by; None without classes."""
         return None
 
+    @property
+    def papers(self) -> list[str]:
+        """BibTeX behind what the settings ask for, for the model card."""
+        return []
+
     def names(self, data: DatasetDict) -> list[str]:
         """The labels of checked data in the order of the head's outputs.
 

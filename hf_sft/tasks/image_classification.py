@@ -15,7 +15,7 @@ from hf_sft.tasks.answer import Answer
 from hf_sft.tasks.augmentation import DrawnRows, Preset, alone
 from hf_sft.tasks.classification import Classification
 from hf_sft.tasks.labels import first_few
-from hf_sft.tasks.mixing import NUMBER, Mixing
+from hf_sft.tasks.mixing import CUTMIX, MIXUP, NUMBER, Mixing
 from hf_sft.tasks.pictures import picture
 
 
@@ -51,6 +51,10 @@ class ImageClassification(Classification):
     @property
     def soft(self) -> bool:
         return self.mixup is not None or self.cutmix is not None
+
+    @property
+    def papers(self) -> list[str]:
+        return [paper for alpha, paper in ((self.mixup, MIXUP), (self.cutmix, CUTMIX)) if alpha]
 
     def columns(self) -> dict[str, str]:
         return {"task.image": self.image, **self.label_columns()}

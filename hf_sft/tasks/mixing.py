@@ -10,6 +10,19 @@ from hf_sft.draws import mixed
 
 NUMBER = "draw"  # the key of a row of train that holds a number drawn for it (`DrawnRows`)
 
+MIXUP = """@inproceedings{zhang2018mixup,
+  title     = {mixup: Beyond Empirical Risk Minimization},
+  author    = {Zhang, Hongyi and Cisse, Moustapha and Dauphin, Yann N. and Lopez-Paz, David},
+  booktitle = {ICLR}, year = {2018}, note = {arXiv:1710.09412}
+}"""
+CUTMIX = """@inproceedings{yun2019cutmix,
+  title     = {{CutMix}: Regularization Strategy to Train Strong Classifiers with Localizable
+               Features},
+  author    = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and
+               Choe, Junsuk and Yoo, Youngjoon},
+  booktitle = {ICCV}, year = {2019}, note = {arXiv:1905.04899}
+}"""
+
 
 class Mixing:
     """Rows -> one batch; those of train, which bring NUMBER, are mixed by torchvision.
