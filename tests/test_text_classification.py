@@ -480,3 +480,17 @@ def test_a_source_whose_head_tells_no_classes_apart_is_compared_by_its_geometry(
     BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
     report = run(recipe_of(tmp_path, REGRESSION, SCORED, "score", training={"max_steps": 2}))
     assert report.data["retention"]["by"] == measured
+
+
+def test_the_texts_a_model_was_most_wrong_about_are_shown():
+    task = TextClassification(text=["question", "reply"])
+    long = "why " * 200
+    rows = Dataset.from_dict({"question": ["what", long, "who"], "reply": ["a", "b", "c"]})
+    metrics = task.metrics(["yes", "no"])
+    logits = torch.tensor([[1.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
+    batch = SimpleNamespace(predictions=logits, label_ids=torch.tensor([1, 1, 1]))
+    metrics(batch, True)
+    (found,) = task.examples(metrics, None, None, rows).values()
+    assert [row["reply"] for row in found] == ["b", "a"]  # the surest first; the right one not
+    assert found[0]["question"] == f"{long[:400]} …"
+    assert found[1] == {"question": "what", "reply": "a", "mistake": "no, taken for yes (0.73)"}

@@ -81,7 +81,7 @@ def evaluate(task: Any, prepared: Any) -> tuple[dict[str, dict], dict[str, dict]
         trainer.compute_metrics = task.metrics(prepared.names, processor, rows)
         found = trainer.evaluate(prepared.encoded[split], metric_key_prefix=split)
         metrics[split] = plain_metrics(found, split)
-        more = task.examples(trainer.model, processor, rows)
+        more = task.examples(trainer.compute_metrics, trainer.model, processor, rows)
         tables[split] = {**trainer.compute_metrics.tables, **more}
         pictures[split] = task.pictures(trainer.compute_metrics, trainer.model, processor, rows)
     return metrics, tables, pictures

@@ -113,6 +113,11 @@ class AveragedWindows:
         """Those of ``inner``."""
         return self.inner.tables
 
+    @property
+    def surprises(self) -> list[dict[str, Any]]:
+        """Those of ``inner``, whose rows are texts."""
+        return self.inner.surprises
+
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take logits (windows, outputs) and labels, the text's for each window."""
         logits = batch.predictions[0] if isinstance(batch.predictions, tuple) else batch.predictions

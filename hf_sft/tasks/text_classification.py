@@ -27,6 +27,8 @@ from hf_sft.tasks.pooling import Find, Pooling, pooled, reads_mean
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
+SHOWN = 400  # letters of a text that a report repeats
+
 
 class TextClassification(Classification):
     """Texts -> token ids, padded per batch, cut at ``max_length`` (default: the model's limit).
@@ -172,6 +174,18 @@ class TextClassification(Classification):
         begin = partial(each_window, rows, self.text[0], self._cutter(processor))
         return AveragedWindows(inner, begin, processor.pad_token_id)
 
+    def examples(
+        self, metrics: Any, model: Any, processor: Any, rows: Dataset
+    ) -> dict[str, list[dict]]:
+        """The texts that the model was most wrong about."""
+        texts = rows.select_columns(self.text)
+        found = [
+            {**{name: _beginning(text) for name, text in texts[told["row"]].items()},
+             "mistake": told["caption"]}
+            for told in metrics.surprises
+        ]  # fmt: skip
+        return {self.answer.mistakes.replace(" ", "_"): found}
+
     @torch.no_grad()
     def predict(self, rows: Dataset, model: Any, processor: Any, size: int) -> Iterator[dict]:
         """One record per text, also where it takes several windows."""
@@ -192,6 +206,10 @@ class TextClassification(Classification):
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         yield from map(dict, rows)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 def _cut(tokenizer: Any, limit: int | None, *texts: list[str]) -> tuple[dict, range]:
