@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from hf_sft.reporting.charts import LINES, drawing
 
-MARKS = "osD"  # one for every round of colours
+MARKS, STROKES = "osD", ("-", "--", ":")  # one for every round of colours
 PARETO = "Target against retention; bars are standard deviations over seeds"
 CURVE = "Target against the size of the training data; bars are standard deviations over seeds"
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def sizes(data: dict[str, Any]) -> str:
     looks = _looks(data)
 
     def draw(axes: Axes) -> None:
-        for arm in data["arms"]:
+        for number, arm in enumerate(data["arms"]):
             rows = [row for row in data["summary"] if row["arm"] == arm and row["target"]]
             axes.errorbar(
                 [row["size"] for row in rows],
@@ -62,6 +62,7 @@ def sizes(data: dict[str, Any]) -> str:
                 label=arm,
                 ms=4.5,
                 lw=1.6,
+                ls=STROKES[number // len(LINES) % len(STROKES)],
                 elinewidth=0.9,
                 **looks[arm],
             )
