@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from test_cli import refused
 from tiny_run import text_recipe
+from transformers import BertConfig, BertForSequenceClassification
 
 from hf_sft.cli import main
 from hf_sft.recipe import Recipe
@@ -42,10 +44,19 @@ def test_the_suggestion_is_the_steepest_fall_and_a_tenth_of_divergence_at_most()
     assert not is_divergent([1.0] * 9 + [2.0])
 
 
-@pytest.mark.parametrize("freeze", [None, {"type": "linear-probe"}])
-def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, freeze):
+PROBE = {"freeze": {"type": "linear-probe"}}
+PRIORS = [{"penalty": [{"type": name}]} for name in ("fisher-sp", "similarity", "lwf", "mixout")]
+
+
+@pytest.mark.parametrize("blocks", [{}, PROBE, *PRIORS], ids=str)
+def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, blocks):
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe.load(text_recipe(tmp_path, freeze=freeze))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))  # Fisher information is kept there
+    path = text_recipe(tmp_path, **blocks)
+    if "lwf" in str(blocks):  # it holds the answers of the source's own head
+        config = BertConfig.from_pretrained(tmp_path / "source", num_labels=3)
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
+    recipe = Recipe.load(path)
     trainer = prepare(recipe, training_arguments(recipe)).trainer
     trainer.model.eval()
     model = trainer.model

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_sft.searching.rate_range import RateRange, is_divergent, judge
+from hf_sft.training import prior_data
 from hf_sft.training.loss_scale import settle_, undisturbed
 
 
@@ -25,6 +26,8 @@ def sweep(trainer: Any, rates: Sequence[float]) -> RateRange:
     losses: list[float] = []
     with unchanged(trainer), undisturbed(trainer.model):
         settle_(trainer)
+        prior_data.prepare(trainer)
+        trainer.source_pass.prepare(trainer)
         optimizer = trainer.create_optimizer()
         shares = [group["lr"] / trainer.args.learning_rate for group in optimizer.param_groups]
         trainer.model.train()
