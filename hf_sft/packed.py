@@ -1,10 +1,13 @@
-"""Files packed with gzip: unpacked no further than what a table or a text could come to."""
+"""Packed files, gzip and parquet: unpacked no further than a table or a text could come to."""
 
 import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 FREE = 100 * 2**20  # bytes that any file may unpack to
 RATIO = 200  # times its own size beyond that; texts pack 3 to 20 times smaller, zeros 1000 times
+ROWS = 10_000_000  # that any parquet file may hold; more, where each takes a byte of it
 GZIP = 31  # zlib's word for gzip with the largest window
 
 
@@ -38,3 +41,21 @@ def unpacked(raw: bytes) -> bytes:
             raise ValueError("it ends before its end was written; get it anew")
         raw = member.unused_data.lstrip(b"\0")  # what pads a tape's last block
     return b"".join(parts)
+
+
+def refuse_bomb(path: Path) -> None:
+    """Look at what a parquet file says of itself, before any of it is unpacked.
+
+    Pages unpack to the bytes in its metadata; equal values in a column take next to none of them,
+    so rows are counted too.
+
+    Raises:
+        ValueError: more bytes, or more rows, than a table of that size has.
+        Exception: pyarrow's, for a file that is none.
+    """
+    told, size = pq.read_metadata(path), path.stat().st_size
+    unpacked_size = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
+    if unpacked_size > max(FREE, RATIO * size):
+        raise ValueError(f"it unpacks to {unpacked_size >> 20} MB, {RATIO} times its size or more")
+    if told.num_rows > max(ROWS, size):
+        raise ValueError(f"it has {told.num_rows:,} rows in {size:,} bytes; no row is that small")

@@ -18,7 +18,7 @@ from datasets import Dataset, load_dataset
 from hf_sft.arrow_columns import array
 from hf_sft.errors import DataError, listing
 from hf_sft.json_text import parsed
-from hf_sft.packed import read_bytes
+from hf_sft.packed import read_bytes, refuse_bomb
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ def read_table(path: Path, place: str) -> Dataset:
 
 def _parquet(path: Path, where: str) -> Dataset:
     try:
+        refuse_bomb(path)
         return load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:  # datasets and pyarrow raise whatever a broken file leads them into
         raise DataError(f"{where} cannot be read as parquet: {error.__cause__ or error}") from error

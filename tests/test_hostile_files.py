@@ -8,13 +8,15 @@ import struct
 import zlib
 from contextlib import suppress
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fuzz_seeds import SEEDS, idle_tiff, picture
 from mutated import packed_zeros
 from PIL import Image
 
-from hf_sft import bounded, images, packed
+from hf_sft import bounded, images, packed, table_files
 from hf_sft.component import find
 from hf_sft.errors import DataError, RecipeError
 from hf_sft.images import BrokenImage
@@ -59,6 +61,24 @@ def test_a_packed_file_of_several_members_is_read_whole(tmp_path):
 @pytest.mark.parametrize("raw", [gzip.compress(b"x" * 999)[:-9], b"no gzip", b"\x1f\x8b"])
 def test_a_torn_packed_file_says_so(tmp_path, raw):
     assert "cannot be read: it" in refused(tmp_path, "csv.gz", **{"t.csv.gz": raw})
+
+
+@pytest.mark.parametrize(
+    ("limit", "column", "told"),
+    [("FREE", ["x" * 999_983 + str(i) for i in range(20)], "unpacks to 38 MB"),
+     ("ROWS", ["yes"] * 3_000_000, "no row is that small")],
+)  # fmt: skip
+def test_a_parquet_file_that_unpacks_without_end_is_refused_early(
+    tmp_path, monkeypatch, limit, column, told
+):
+    table = pa.table({"text": column, "label": column})
+    pq.write_table(
+        table, tmp_path / "t.parquet", compression="zstd", use_dictionary=limit == "ROWS"
+    )
+    monkeypatch.setattr(packed, limit, 1000)
+    monkeypatch.setattr(table_files, "load_dataset", None)
+    with pytest.raises(DataError, match=told):
+        table_files.read_table(tmp_path / "t.parquet", "data.train")
 
 
 def test_packed_pixels_are_read_and_no_other_archive_is(tmp_path):
