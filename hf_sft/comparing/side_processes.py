@@ -2,22 +2,25 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 import torch
 
 from hf_sft.errors import UserError
+from hf_sft.interruption import SIGNALS, farewell, listening
 from hf_sft.output_folder import keep_report_only
 from hf_sft.recipe import Recipe
 from hf_sft.running import run
 
-PATIENCE = 20  # seconds that a run has to end when it is told to
+_SAVING = "hf-sft: what is under way saves its step first; once more ends it at once."
 MESSAGE = "hf-sft: "  # before what a user can put right, as the command prints it
 USERS = 2  # exit code of such a mistake
 
@@ -42,7 +45,7 @@ class Order:
 def run_all(orders: Sequence[Order], jobs: int, done: Callable[[Order, str | None], None]) -> None:
     """Every order, ``jobs`` at a time; ``done`` hears of each end, with what went wrong or None.
 
-    Runs that are under way are told to end when this one is interrupted.
+    When this process is interrupted, runs that are under way save the step they are at and end.
     """
     ours = context()
     waiting, under_way = list(orders), {}
@@ -52,18 +55,47 @@ def run_all(orders: Sequence[Order], jobs: int, done: Callable[[Order, str | Non
                 order = waiting.pop(0)
                 order.log.parent.mkdir(parents=True, exist_ok=True)
                 process = ours.Process(target=_obey, args=(order,))
-                process.start()
-                under_way[process.sentinel] = order, process
+                with not_interrupted():  # else a run could be under way that nobody knows of
+                    process.start()
+                    under_way[process.sentinel] = order, process
             for sentinel in connection.wait(list(under_way)):
                 order, process = under_way.pop(sentinel)
                 process.join()
                 done(order, problem(process.exitcode, order.log))
     finally:
-        for _, process in under_way.values():
+        end(process for _, process in under_way.values())
+
+
+def end(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:
+    """Have them save the step they are at, and wait for it; a second signal ends them at once."""
+    told = [process for process in processes if process.is_alive()]
+    try:
+        for process in told:
             process.terminate()
-        for _, process in under_way.values():
-            process.join(PATIENCE)
+        if told:
+            print(_SAVING, file=sys.stderr)  # noqa: T201
+        for process in told:
+            process.join()
+    finally:
+        for process in told:
             process.kill()
+
+
+@contextmanager
+def not_interrupted() -> Iterator[None]:
+    """Inside, a signal waits; what is started here is born deaf to it, until it `obeys`.
+
+    So are helpers of multiprocessing: a signal to the whole group would take runs from them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it lets signals in again when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def threads_each(jobs: int) -> int | None:
@@ -84,24 +116,36 @@ def context() -> multiprocessing.context.BaseContext:
 
 def _obey(order: Order) -> None:
     """Train as the order says, in a process of its own; its exit code is the command's."""
-    redirect(order.log)
-    if order.threads is not None:
-        torch.set_num_threads(order.threads)
-    try:
+    with obeying(order.log):
+        if order.threads is not None:
+            torch.set_num_threads(order.threads)
         recipe = Recipe.load(order.path, order.overrides, base=order.base)
         print(run(recipe, overwrite=order.overwrite).table())  # noqa: T201 (into the log)
         if not order.keep_model:
             keep_report_only(recipe.output_dir)
+
+
+@contextmanager
+def obeying(log: Path) -> Iterator[None]:
+    """In a process of its own: print into ``log``, hear signals, exit with the command's code."""
+    try:
+        with listening():
+            _redirect(log)
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            yield
     except UserError as error:
         print(f"{MESSAGE}{error}", file=sys.stderr)  # noqa: T201
         sys.exit(USERS)
+    except KeyboardInterrupt as stop:
+        sys.exit(farewell(stop, anew=False))
     except Exception:  # whatever it is: it is told, with its place in the log
         traceback.print_exc()
         sys.exit(1)
 
 
-def redirect(file: Path) -> None:
-    """In a process of its own: print into ``file``, end with the process that started this one."""
+def _redirect(file: Path) -> None:
+    """Print into ``file``, end with the process that started this one."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # an interrupt at the terminal is the parent's, which then ends this run
     parent = multiprocessing.parent_process()

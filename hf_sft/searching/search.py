@@ -15,6 +15,7 @@ from hf_sft.errors import RecipeError
 from hf_sft.output_folder import SEARCH, identity
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import as_override, dump
+from hf_sft.reporting.outcome import strict
 from hf_sft.reporting.report_page import shareable
 from hf_sft.running import load_data
 from hf_sft.searching import search_page
@@ -33,7 +34,7 @@ def search(
     """Run the trials that are missing; the record that search.json holds, and its folder.
 
     Every trial trains a fresh model in a process of its own. After a stop the same call goes on;
-    a trial that was under way is run again. ``overwrite`` begins anew.
+    a trial that was under way goes on from its newest checkpoint. ``overwrite`` begins anew.
 
     Raises:
         RecipeError: the recipe or a value of the space is wrong, optuna is missing, the folder
@@ -126,8 +127,9 @@ class Searched:
         return data
 
     def _one(self, trial: Any) -> dict[str, Any]:
-        own, name = suggested(self.over, trial), f"trial-{trial.number}"
-        shutil.rmtree(self.place / name, ignore_errors=True)
+        own, name = suggested(self.over, trial), studies.folder_of(trial)
+        if studies.FOLDER not in trial.user_attrs:
+            shutil.rmtree(self.place / name, ignore_errors=True)
 
         def prunes(step: int, score: float) -> bool:
             trial.report(score, step)
@@ -135,11 +137,13 @@ class Searched:
 
         file = self.place / f"{name}.log"
         order = Trial(self.recipe.path, self.recipe.base, self.words(own, name), self.metric, file)
-        return train(order, prunes)
+        found = train(order, prunes)
+        shutil.rmtree(self.place / name, ignore_errors=True)  # what was stopped has not come here
+        return found
 
     def record(self, study: Any) -> dict[str, Any]:
         """Write search.json, the page and the best recipe as things stand."""
-        rows = studies.rows(study)
+        rows = strict(studies.rows(study))  # a retention that is not defined is none
         chosen = best(rows, self.greater, self.asked.retention)
         data = {
             "schema": 1,
@@ -163,7 +167,10 @@ class Searched:
             raw = as_recipe(self.trial(own, "best"), self.place / "best", self.place)
             text, data["recipe"] = dump(raw), shareable(raw)
         _write(self.place / "best.yaml", text)
-        _write(self.place / "search.json", json.dumps(data, indent=2, ensure_ascii=False))
+        _write(
+            self.place / "search.json",
+            json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False),
+        )
         _write(self.place / "search.html", search_page.render(data))
         return data
 

@@ -12,6 +12,7 @@ from hf_sft.searching.space import Search
 
 FILE = "study.db"
 CONSTRAINT = "constraint"
+FOLDER = "folder"  # of a trial that goes on where an earlier one was stopped
 MISSING = (
     "search: the package optuna is not installed. Install it with pip install 'hf-sft[search]'."
 )
@@ -33,7 +34,7 @@ def library() -> Any:
 
 
 def opened(folder: Path, asked: Search, greater: bool, identity: dict[str, Any]) -> Any:
-    """The study in ``folder``; trials that a killed search left under way are to be run again.
+    """The study in ``folder``; trials that a stopped search left under way are to go on.
 
     TPE, which prefers trials that keep enough where ``asked.retention`` says how much, and the
     median rule for pruning. Bergstra et al. 2011.
@@ -66,8 +67,13 @@ def opened(folder: Path, asked: Search, greater: bool, identity: dict[str, Any])
     )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(trial.params, user_attrs={FOLDER: folder_of(trial)})
     return study
+
+
+def folder_of(trial: Any) -> str:
+    """The name of a trial's folder: its own, or that of the one it goes on with."""
+    return trial.user_attrs.get(FOLDER, f"trial-{trial.number}")
 
 
 def _constraint(trial: Any) -> tuple[float]:

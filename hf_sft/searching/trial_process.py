@@ -1,9 +1,7 @@
 """One trial in a process of its own: a fresh model, and memory that ends with it."""
 
-import shutil
-import sys
-import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -14,13 +12,15 @@ from transformers import TrainerCallback
 
 from hf_sft import unlost
 from hf_sft.averages import take_average_
-from hf_sft.comparing.side_processes import MESSAGE, PATIENCE, USERS, context, problem, redirect
-from hf_sft.errors import DataError, UserError
-from hf_sft.output_folder import nothing_left
+from hf_sft.comparing.side_processes import context, end, not_interrupted, obeying, problem
+from hf_sft.errors import DataError
+from hf_sft.output_folder import CHECKPOINTS, nothing_left
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import outcome
 from hf_sft.reporting.drift import KEPT
 from hf_sft.running import prepare
+from hf_sft.training.run_record import refuse_other_source
+from hf_sft.training.whole_checkpoints import newest_whole_checkpoint
 from hf_sft.training_arguments import training_arguments
 
 
@@ -45,10 +45,20 @@ class Tells(TrainerCallback):
     def __init__(self, line: connection.Connection, metric: str):
         self.line, self.metric = line, metric
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for entry in state.log_history:  # of the part that was stopped
+            if f"eval_{self.metric}" in entry:
+                self._tell(entry["step"], entry)
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        value = kwargs["metrics"].get(f"eval_{self.metric}")
-        self.line.send((state.global_step, value))
-        if self.line.recv():
+        self._tell(state.global_step, kwargs["metrics"])
+
+    def _tell(self, step: int, metrics: dict[str, Any]) -> None:
+        enough = False
+        with suppress(EOFError, OSError):  # the search was stopped, and this step is saved next
+            self.line.send((step, metrics.get(f"eval_{self.metric}")))
+            enough = self.line.recv()
+        if enough:
             raise Pruned
 
 
@@ -60,10 +70,11 @@ def train(trial: Trial, prunes: Callable[[int, float], bool]) -> dict[str, Any]:
     ours, theirs = context().Pipe()
     trial.log.parent.mkdir(parents=True, exist_ok=True)
     process = context().Process(target=_obey, args=(trial, theirs))
-    process.start()
-    theirs.close()
     found: dict[str, Any] = {}
     try:
+        with not_interrupted():
+            process.start()
+        theirs.close()
         while not found:
             message = ours.recv()
             if isinstance(message, dict):
@@ -76,33 +87,24 @@ def train(trial: Trial, prunes: Callable[[int, float], bool]) -> dict[str, Any]:
         process.join()
         found = {"problem": problem(process.exitcode, trial.log) or "it ended early"}
     finally:
-        process.terminate()
-        process.join(PATIENCE)
-        process.kill()
+        ours.close()  # it may be waiting for an answer
+        end([process])
     return found
 
 
 def _obey(trial: Trial, line: connection.Connection) -> None:
-    redirect(trial.log)
-    recipe = None
-    try:
+    with obeying(trial.log):
         recipe = Recipe.load(trial.path, trial.overrides, base=trial.base)
-        line.send(measured(recipe, trial.metric, Tells(line, trial.metric)))
-    except Pruned:
-        line.send({"pruned": True})
-    except UserError as error:
-        print(f"{MESSAGE}{error}", file=sys.stderr)  # noqa: T201 (into the log)
-        sys.exit(USERS)
-    except Exception:  # whatever it is: it is told, with its place in the log
-        traceback.print_exc()
-        sys.exit(1)
-    finally:
-        if recipe is not None:
-            shutil.rmtree(recipe.output_dir, ignore_errors=True)
+        try:
+            line.send(measured(recipe, trial.metric, Tells(line, trial.metric)))
+        except Pruned:
+            line.send({"pruned": True})
 
 
 def measured(recipe: Recipe, metric: str, tells: TrainerCallback | None = None) -> dict[str, Any]:
     """Train, and measure on validation; test rows are neither evaluated nor looked at.
+
+    What was begun in the recipe's folder goes on from its newest whole checkpoint.
 
     Raises:
         DataError: there are no rows for validation.
@@ -116,7 +118,10 @@ def measured(recipe: Recipe, metric: str, tells: TrainerCallback | None = None) 
             )
         if tells is not None:
             prepared.trainer.add_callback(tells)
-        unlost.train(prepared.trainer, None)
+        resume = newest_whole_checkpoint(recipe.output_dir / CHECKPOINTS)
+        if resume is not None:
+            refuse_other_source(resume, prepared.trainer.starting_point.fingerprint)
+        unlost.train(prepared.trainer, None if resume is None else str(resume))
         if tells is not None:
             prepared.trainer.remove_callback(tells)
         take_average_(prepared.trainer)
