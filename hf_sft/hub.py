@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_sft.errors import UserError
+from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata, drift_picture, report_page
 from hf_sft.reporting.report import Report
 from hf_sft.retrying import patiently
@@ -142,6 +143,9 @@ def told_plainly(repo_id: str, command: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the Hub into one message with a remedy."""
     try:
         yield
+    except Stopped as stop:
+        stop.later = command
+        raise
     except (PushError, HTTPError, ValueError, OSError, RuntimeError) as error:
         raise PushError(
             f"push to {repo_id!r}: {_reason(error, repo_id)} "

@@ -19,7 +19,10 @@ class Stopped(KeyboardInterrupt):
     Attributes:
         number: of the signal.
         saved: the checkpoint where training will go on; None where none was written for this.
+        later: the command that does the rest, where all but a push is done.
     """
+
+    later: str | None = None
 
     def __init__(self, number: int = signal.SIGINT, saved: Path | None = None):
         super().__init__(signal.Signals(number).name)
@@ -96,7 +99,7 @@ def may_wait() -> bool:
 
 
 def turn_deaf() -> None:
-    """For a process of this one's: whoever signals the whole group means the parent, which ends it."""
+    """For a process of this one's: who signals the whole group means the parent, which ends it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -109,7 +112,9 @@ def farewell(stop: KeyboardInterrupt, anew: bool) -> int:
     stop = stop if isinstance(stop, Stopped) else Stopped()
     same = "the same command without --overwrite" if anew else "the same command"
     last = "its last checkpoint, or starts anew where there is none"
-    place = f"goes on from {stop.saved.name if stop.saved else last}"
+    rest = f"{same} goes on from {stop.saved.name if stop.saved else last}."
+    if stop.later is not None:
+        rest = f"nothing local was lost; try again with: {stop.later}"
     if os.environ.get("RANK", "0") == "0":
-        print(f"hf-sft: interrupted by {stop}; {same} {place}.", file=sys.stderr)  # noqa: T201
+        print(f"hf-sft: interrupted by {stop}; {rest}", file=sys.stderr)  # noqa: T201
     return 128 + stop.number

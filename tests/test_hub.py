@@ -16,8 +16,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from loopback_hub import LoopbackHub
 from test_report_page import HOME, sample
 
-from hf_sft import hub
+from hf_sft import cli, hub
 from hf_sft.errors import UserError
+from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata
 
 LABELS = ["flower", "tree", "<b>|weed"]
@@ -335,6 +336,19 @@ def test_what_the_client_raises_is_told_plainly(tmp_path, monkeypatch, error, sa
         hub.push(finished_run(tmp_path), "user/x", token="hf_any")
     assert said in str(caught.value)
     assert "Nothing local was lost; try again with: hf-sft push " in str(caught.value)
+
+
+def test_an_interrupted_push_says_how_to_push_later(tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise Stopped
+
+    monkeypatch.setattr(hub.HfApi, "create_repo", stop)
+    monkeypatch.setattr(hub, "get_token", lambda: "hf_any")
+    run = finished_run(tmp_path)
+    assert cli.main(["push", str(run), "user/x", "--revision", "second"]) == 130
+    said = capsys.readouterr().err
+    assert f"try again with: hf-sft push {run} user/x --revision second" in said
+    assert "checkpoint" not in said
 
 
 if __name__ == "__main__":
