@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hf_sft import shards
 from hf_sft.layer_groups import LayerGroups
+from hf_sft.mapped_files import MappedFiles
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ class StartingPoint:
     Built from the model as it was loaded, before any step; never again from current weights.
 
     Attributes:
-        copies: name -> θ⁰ of a parameter that trains and came from the source.
+        copies: name -> θ⁰ of a parameter that trains and came from the source; where it still lies
+            in the source's file, in place there (`MappedFiles`).
         fresh: names of parameters that did not come from the source (a new head).
         digests: name -> hash of every source parameter and buffer as it was loaded.
         groups: the model's layer groups; rules of a penalty speak of them.
@@ -46,6 +48,7 @@ class StartingPoint:
         self.adapters: tuple[Any, ...] = ()
         self.resting: dict[str, Tensor] = {}
         self.elsewhere = ""
+        self.files: MappedFiles | None = None
         self._coefficients: dict[int, tuple[Any, dict[str, float]]] = {}
 
     @classmethod
@@ -73,14 +76,17 @@ class StartingPoint:
         fresh -= set(rows)
         if trains is None:
             trains = {name for name, p in parameters.items() if p.requires_grad}
+        files = MappedFiles()
         copies = {
-            name: parameter.detach().clone()
+            name: files.copy(parameter)
             for name, parameter in parameters.items()
             if name in trains and name not in fresh
         }
         tensors = {n: t for n, t in [*parameters.items(), *model.named_buffers()] if n not in fresh}
         old = {n: t[: rows[n]] if n in rows else t for n, t in tensors.items()}
-        return cls(copies, fresh, {n: digest(t) for n, t in old.items()}, groups, rows)
+        found = cls(copies, fresh, {n: digest(t) for n, t in old.items()}, groups, rows)
+        found.files = files
+        return found
 
     def begin_at_(self, model: nn.Module, resting: Mapping[str, Tensor]) -> None:
         """Training begins at ``model`` as it is now, not at θ⁰: frozen means equal to that.
@@ -105,6 +111,8 @@ class StartingPoint:
         known = self.probed if name in self.fresh else self.copies
         if name not in known:
             return None
+        if self.files is not None and known[name].device.type == "cpu":
+            self.files.refuse_written()
         for held in (known, self.fisher):
             if name in held:
                 held[name] = shards.here(held[name], like)
