@@ -188,6 +188,20 @@ def test_accuracy_is_counted_over_all_batches(size):
     assert [row["right"] for row in rows] == torch.bincount(labels, minlength=4).tolist()
 
 
+def test_the_rows_a_model_was_most_wrong_about_are_shown():
+    task, rows = MultipleChoice(), checked(examples(3))
+    metric, right = task.metrics([]), rows["label"][:]
+    logits = torch.zeros(3, 4)
+    others = [(label + 1) % 4 for label in right]
+    logits[0, others[0]], logits[1, right[1]], logits[2, others[2]] = 2.0, 9.0, 5.0
+    metric(SimpleNamespace(predictions=logits, label_ids=torch.tensor(right)), True)
+    (found,) = task.examples(metric, None, None, rows).values()
+    assert [row["probability"] for row in found] == [0.98, 0.71]  # the right one is none of them
+    assert found[0]["sent1"] == rows[2]["sent1"]
+    assert found[0]["wanted"] == rows[2][ENDINGS[right[2]]]
+    assert found[0]["chosen"] == rows[2][ENDINGS[others[2]]]
+
+
 def test_a_model_that_has_diverged_is_told():
     made = SimpleNamespace(predictions=torch.full((1, 4), torch.nan), label_ids=torch.tensor([0]))
     with pytest.raises(DataError, match="diverged"):

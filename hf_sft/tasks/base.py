@@ -141,9 +141,7 @@ class Task(Component):
         """Encoded rows of a split that is evaluated, without what the collator draws at random."""
         return rows
 
-    def examples(
-        self, metrics: Any, model: Any, processor: Any, rows: Dataset
-    ) -> dict[str, list[dict]]:
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
         """More ``tables`` of an evaluated split, which take the model itself or the rows.
 
         ``metrics``: what `metrics` gave, after the last batch.

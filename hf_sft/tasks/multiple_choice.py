@@ -17,7 +17,7 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.multiple_choice_columns import columns_of, flat, numbered, spread
 from hf_sft.tasks.multiple_choice_metrics import StreamingChoices
-from hf_sft.tasks.text_inputs import as_text
+from hf_sft.tasks.text_inputs import as_text, beginning
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 FOUND = ("choice", "answer", "probability", "probabilities")  # columns of the predictions
@@ -141,6 +141,17 @@ class MultipleChoice(Task):
     def metrics(self, names: list[str], processor: Any = None, rows: Dataset | None = None) -> Any:
         given = isinstance(self.endings, list)
         return StreamingChoices(columns_of(self.endings, [] if given else rows.column_names))
+
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
+        """The rows that the model was most wrong about."""
+        found, endings = [], columns_of(self.endings, rows.column_names)
+        for told in metrics.surprises:
+            (right, chosen, share), row = told["caption"], rows[told["row"]]
+            given = [self.context] + ([] if self.question is None else [self.question])
+            shown = {name: beginning(row[name]) for name in given}
+            answers = {"wanted": row[endings[right]], "chosen": row[endings[chosen]]}
+            found.append({**shown, **answers, "probability": round(share, 2)})
+        return {"most_confident_mistakes": found}
 
     def read_inputs(self, path: Path) -> Dataset:
         rows = flat(read_table(path, ""), [*self.columns().values()])

@@ -160,9 +160,7 @@ class Seq2Seq(Task):
     def collator(self, processor: Any) -> Callable:
         return Seq2SeqCollator(processor.pad_token_id, processor.padding_side)
 
-    def examples(
-        self, metrics: Any, model: Any, processor: Any, rows: Dataset
-    ) -> dict[str, list[dict]]:
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
         return {"generation": writing.used(model)}
 
     def read_inputs(self, path: Path) -> Dataset:

@@ -11,11 +11,11 @@ class Surprises:
     """The rows with the largest scores of one pass in the data's order; memory is flat.
 
     Args:
-        caption: what was given and what was said of one row -> one line for a person.
+        caption: what was given and what was said of one row -> what is told of it, mostly a line.
         most: how many rows are kept.
     """
 
-    def __init__(self, caption: Callable[..., str], most: int = 12):
+    def __init__(self, caption: Callable[..., Any], most: int = 12):
         self.caption, self.most, self.seen = caption, most, 0
         self.kept: tuple[Tensor, ...] = ()
 

@@ -24,10 +24,8 @@ from hf_sft.tasks.long_texts import (
     windows_of,
 )
 from hf_sft.tasks.pooling import Find, Pooling, pooled, reads_mean
-from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
+from hf_sft.tasks.text_inputs import as_text, beginning, lines_or_table, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
-
-SHOWN = 400  # letters of a text that a report repeats
 
 
 class TextClassification(Classification):
@@ -174,13 +172,11 @@ class TextClassification(Classification):
         begin = partial(each_window, rows, self.text[0], self._cutter(processor))
         return AveragedWindows(inner, begin, processor.pad_token_id)
 
-    def examples(
-        self, metrics: Any, model: Any, processor: Any, rows: Dataset
-    ) -> dict[str, list[dict]]:
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
         """The texts that the model was most wrong about."""
         texts = rows.select_columns(self.text)
         found = [
-            {**{name: _beginning(text) for name, text in texts[told["row"]].items()},
+            {**{name: beginning(text) for name, text in texts[told["row"]].items()},
              "mistake": told["caption"]}
             for told in metrics.surprises
         ]  # fmt: skip
@@ -206,10 +202,6 @@ class TextClassification(Classification):
 
     def shown_inputs(self, rows: Dataset) -> Iterator[dict]:
         yield from map(dict, rows)
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 def _cut(tokenizer: Any, limit: int | None, *texts: list[str]) -> tuple[dict, range]:

@@ -166,9 +166,7 @@ class TextGeneration(Task):
     def summary(self, logits: Any, labels: Any) -> torch.Tensor:
         return token_sums(logits, labels, shifts=True)
 
-    def examples(
-        self, metrics: Any, model: Any, processor: Any, rows: Dataset
-    ) -> dict[str, list[dict]]:
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
         if not self.generate:
             return {}
         few = rows.select(range(min(self.generate, len(rows))))

@@ -12,6 +12,7 @@ from hf_sft.tasks.labels import first_few
 
 log = logging.getLogger(__name__)
 
+SHOWN = 400  # letters of a text that a report repeats
 SILENCE = "the model would learn to say nothing. Write one, or remove the row"
 
 
@@ -79,3 +80,8 @@ def lines_or_table(path: Path, column: str) -> Dataset:
     if len(rows) == 0:
         raise DataError(f"'{path}': no texts there.")
     return rows
+
+
+def beginning(text: str) -> str:
+    """As much of it as a report repeats."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"

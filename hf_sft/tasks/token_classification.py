@@ -124,9 +124,7 @@ class TokenClassification(Task):
     def summary(self, logits: Any, labels: Any) -> Any:
         return first_answers(logits[0] if isinstance(logits, tuple) else logits)
 
-    def examples(
-        self, metrics: Any, model: Any, processor: Any, rows: Dataset
-    ) -> dict[str, list[dict]]:
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
         """The first sentences in which something was missed, or said that is not there."""
         few = rows.select(range(min(LOOKED_AT, len(rows))))
         names = self.trained_names(model.config)
