@@ -196,8 +196,9 @@ def _identity(source: ModelSource, path: Path | None, model: Any) -> Source:
 
 
 def _origin(source: ModelSource, path: Path | None, model: Any) -> Source:
-    told = (getattr(model.config, "pretrained_cfg", None) or {}).get("license")  # timm's own word
-    licence = told or source_licence(source.name if path is None else path, source.revision)
+    told = source_licence(source.name if path is None else path, source.revision)
+    # timm's configuration has one too, of the weights that the architecture is known for.
+    licence = told or (getattr(model.config, "pretrained_cfg", None) or {}).get("license")
     if source.name.startswith(PACKAGE):
         version = package_version(source.name)
         revision = version or (sha256(path) if path.is_file() else None)

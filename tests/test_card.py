@@ -1,6 +1,7 @@
 """The model card: metadata the Hub accepts, nothing private, hostile text as text."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from loopback_hub import read_card
 from markdown_it import MarkdownIt
 from test_report_page import HOME, HOSTILE, group, sample
 
-from hf_sft import source_licence
+from hf_sft import models, source_licence
 from hf_sft.reporting import card, card_metadata, drift_picture
 
 
@@ -92,6 +93,15 @@ def test_the_licence_is_read_from_the_card_of_the_sources_folder(text, found, tm
     assert source_licence.source_licence(tmp_path / "nothing") is None
 
 
+def test_a_sources_card_counts_before_timms_configuration(tmp_path):
+    """timm writes the licence of the weights that an architecture is known for into any folder."""
+    model = SimpleNamespace(config=SimpleNamespace(pretrained_cfg={"license": "apache-2.0"}))
+    source = models.ModelSource(name=str(tmp_path))
+    assert models._origin(source, tmp_path, model).license == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n", "utf-8")
+    assert models._origin(source, tmp_path, model).license == "bsd-3-clause"
+
+
 def test_merged_adapters_are_a_fine_tuned_model_that_says_so():
     text = card.render(sample(adapter={"type": "lora", "r": 8, "trainable_share": 0.01}))
     assert facts(text)["base_model_relation"] == "finetune"
@@ -171,6 +181,8 @@ def test_a_timm_model_says_how_timm_loads_it():
     text = card.render(report, repo_id="user/animals")
     assert facts(text)["library_name"] == "timm"
     assert {"timm", "transformers"} <= set(facts(text)["tags"])
+    report.data["recipe"]["model"]["backbone_of"] = {"model_type": "rt_detr"}
+    assert facts(card.render(report))["library_name"] == "transformers"  # what is around it
     assert 'timm.create_model("hf-hub:user/animals", pretrained=True)' in text
     assert "timm" not in facts(card.render(sample()))["tags"]
 

@@ -79,7 +79,8 @@ def body(data: dict[str, Any], name: str, title: str, repo_id: str | None) -> st
         f"## Results\n\n{metrics(data)}",
         f"## What is left of the source's function\n\n{retention(data['retention'])}",
         f"## Use\n\n{fenced(usage(data, repo_id), 'python')}",
-        f"## Recipe\n\n{fenced(page.recipe_yaml(data), 'yaml')}",
+        "## Recipe\n\nTrained by `hf-sft run recipe.yaml`:",
+        fenced(page.recipe_yaml(data), "yaml"),
         citations(data),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
