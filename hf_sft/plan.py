@@ -37,6 +37,7 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
         *([READS_MEAN] if reads_mean(trainer.model) else []),
         "Data   " + ", ".join(f"{split} {count:,}" for split, count in splits.items()),
         *(f"Pull   {pull}" for pull in pulls),
+        *_without_effect(trainer, groups),
         as_table([HEADER[i] for i in keep], [[line[i] for i in keep] for line in cells]),
         *waits(trainer),
         *([f"Cache  {trainer.cache_outlook()}"] if trainer.cache else []),
@@ -44,6 +45,20 @@ def table(trainer: TransferTrainer, source: str, splits: dict[str, int]) -> str:
         f"{memory(trainer) / 2**20:,.0f} MiB, activations not counted.",
     ]
     return "\n".join(lines)
+
+
+def _without_effect(trainer: TransferTrainer, groups: list[dict[str, Any]]) -> list[str]:
+    """What nobody would ask for on purpose: penalties where only a new head trains."""
+    held = [p.type for p in trainer.penalties]
+    opened = {row["name"] for row in groups if row["trainable"]}
+    fresh = {
+        g.name for g in trainer.layer_groups if set(g.parameters) <= trainer.starting_point.fresh
+    }
+    if not held or not opened <= fresh & {"head"}:
+        return []
+    return [
+        f"       Nothing of the source trains: {listing(held)} can act on the new head at most."
+    ]
 
 
 def _new(trainer: TransferTrainer) -> list[str]:

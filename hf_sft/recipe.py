@@ -80,7 +80,8 @@ class Recipe:
             opens: the blocks whose files will be needed and so must be there.
 
         Raises:
-            RecipeError: every problem found, one line each, as ``file: key: what, remedy``.
+            RecipeError: every problem found, one line each, as ``file: key: what, remedy``;
+                ``override`` stands in place of the file where one has set the key.
         """
         path = Path(path)
         base = path.resolve().parent if base is None else base
@@ -92,7 +93,8 @@ class Recipe:
         problems += drawn_conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
-            raise RecipeError("\n".join(f"{path.name}: {line}" for line in problems))
+            told = (f"{_written_in(path, line, overrides)}: {line}" for line in problems)
+            raise RecipeError("\n".join(told))
         return cls(path=path, base=base, raw=raw, **blocks)
 
     @property
@@ -128,6 +130,13 @@ class Recipe:
     def keeps_best(self) -> bool:
         """Whether the best checkpoint is kept: early stopping, or when the recipe says so."""
         return self.early_stopping is not None or bool(self.training.get("load_best_model_at_end"))
+
+
+def _written_in(path: Path, problem: str, overrides: Sequence[str]) -> str:
+    """The file, or that it is not the file: where the value is that a problem is about."""
+    keys = (override.partition("=")[0] for override in overrides)
+    ours = any(problem.startswith((f"{key}:", f"{key}.", repr(key)[:-1])) for key in keys if key)
+    return "override" if ours else path.name
 
 
 def _override_problems(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:

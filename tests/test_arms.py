@@ -131,8 +131,8 @@ def test_every_arm_that_is_no_recipe_is_named_at_once(folder):
     with pytest.raises(RecipeError) as told:
         cells(recipe, ())
     first, second = str(told.value).splitlines()[:2]
-    assert first.startswith("compare.arms.a: recipe.yaml: penalty.lambda")
-    assert "compare.arms.b: recipe.yaml: freeze" in second
+    assert first.startswith("compare.arms.a: override: penalty.lambda")
+    assert "compare.arms.b: override: freeze" in second
 
 
 def test_a_recipe_with_lora_is_compared_with_arms_that_train_the_weights(folder):

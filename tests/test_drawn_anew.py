@@ -82,4 +82,4 @@ def test_the_run_claims_nothing_of_the_source(folder):
 def test_there_is_nothing_to_hold_on_to(folder, capsys, change, key):
     path = text_recipe(folder, penalty=None)
     message = refused(capsys, "check", path, "model.pretrained=false", change)
-    assert f"recipe.yaml: {key}: with model.pretrained: false" in message
+    assert f"override: {key}: with model.pretrained: false" in message

@@ -13,6 +13,7 @@ from hf_sft import (
     AutoRGN,
     Ball,
     Gradual,
+    LinearProbe,
     Similarity,
     TrainLast,
     TransferTrainer,
@@ -184,6 +185,12 @@ def test_every_penalty_is_told_with_its_formula(tmp_path):
     text = plan.table(trainer(tmp_path, None, [L2SP(), Similarity(), Ball()]), "s", {})
     for penalty in (L2SP, Similarity, Ball):
         assert penalty.formula in text
+
+
+@pytest.mark.parametrize(("freeze", "told"), [(LinearProbe(), True), (TrainLast(count=1), False)])
+def test_a_pull_that_has_nothing_to_hold_is_told(freeze, told, tmp_path):
+    text = plan.table(trainer(tmp_path, freeze, L2SP()), "s", {})
+    assert ("Nothing of the source trains: l2-sp can act" in text) == told
 
 
 def test_telling_the_plan_changes_nothing(tmp_path):

@@ -173,8 +173,14 @@ def problems(recipe, *overrides):
 def test_one_problem_one_line_with_place_and_value(recipe, override, words):
     lines = problems(recipe, override)
     assert len(lines) == 1
-    assert lines[0].startswith("recipe.yaml: ")
+    assert lines[0].startswith("override: ")
     assert [word for word in words if word not in lines[0]] == []
+
+
+def test_a_problem_says_whether_the_file_or_an_override_has_it(recipe):
+    recipe.write_text(recipe.read_text("utf-8").replace("type: l2-sp", "type: l2sp"), "utf-8")
+    found = problems(recipe, "data.per_class=0")
+    assert sorted(line.partition(": ")[0] for line in found) == ["override", "recipe.yaml"]
 
 
 @pytest.mark.parametrize("value", ["max_steps=-1", "max_steps=1", "num_train_epochs=0.5",
