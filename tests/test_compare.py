@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from test_cache import counted_rows, first_module
 from test_cli import refused
 from tiny_run import ROWS, source_folder, text_recipe, write_csv
 
@@ -270,6 +271,22 @@ def test_an_unfinished_run_from_another_source_is_run_anew_when_asked(one):
     assert state(replace(cell, recipe=again), Now(), keep_models=False) is State.TO_RUN
     point.write_text(recorded, "utf-8")
     assert state(replace(cell, recipe=again), Now(), keep_models=False) is State.OTHER
+
+
+def test_arms_that_freeze_the_same_layers_compute_them_once(tmp_path):
+    arms = {arm: {"freeze": {"type": "linear-probe"}, "training.learning_rate": rate}
+            for arm, rate in (("fast", 0.01), ("slow", 0.001))}  # fmt: skip
+    path = recipe_in(tmp_path, arms=arms)
+    words = [f"cache={{folder: {tmp_path / 'cache'}}}", "training.num_train_epochs=3"]
+    rows = {}
+    for cell in cells(Recipe.load(path, words), words):
+        trainer = prepare(cell.recipe, training_arguments(cell.recipe)).trainer
+        with counted_rows(first_module(trainer)) as seen:
+            trainer.train()
+        rows[cell.arm] = sum(seen)
+    trying = 30  # rows by which the way from stored features is proved
+    assert rows["slow"] <= trying
+    assert len(ROWS) <= rows["fast"] <= len(ROWS) + trying
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from hf_sft.cli import main
 from hf_sft.searching import study
 from hf_sft.searching.best import best
 from hf_sft.searching.search import search
+from hf_sft.searching.trial_process import Trial, train
 
 OVER = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -120,3 +121,36 @@ def test_a_killed_search_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "out/search/search.json").read_text("utf-8"))
     assert [r["number"] for r in data["trials"]] == [0, 2, 3]  # 1 was under way, and is 2 now
+
+
+def test_a_trial_that_falls_behind_is_pruned_told_and_not_the_best(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    path = recipe_in(tmp_path, trials=6)
+    scores = 5 * [[0.5, 0.6]] + [[0.1, 0.9]]  # the median needs five
+
+    def trains(trial, prunes):
+        number = int(trial.log.stem.removeprefix("trial-"))
+        for step, score in enumerate(scores[number], 1):
+            if prunes(step, score):
+                return {"pruned": True}
+        return {"target": score, "retention": 1.0}
+
+    monkeypatch.setattr("hf_sft.searching.search.train", trains)
+    data, folder = search(path)
+    last = data["trials"][-1]
+    assert [row["state"] for row in data["trials"]] == ["finished"] * 5 + ["pruned"]
+    assert (last["target"], last["seen"], last["problem"]) == (None, [[1, 0.1]], None)
+    assert data["best"] != last["number"]
+    assert "trial 5 pruned: below the median of those before it" in caplog.text
+    assert "pruned" in (folder / "search.html").read_text("utf-8")
+
+
+def test_a_pruned_trial_ends_its_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    epochs = {"num_train_epochs": 3, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    path = text_recipe(tmp_path, training={**epochs, "load_best_model_at_end": True})
+    words = ("data.validation_fraction=0.25", f"training.output_dir={tmp_path / 'trial'}")
+    order = Trial(path, tmp_path, words, "accuracy", tmp_path / "trial.log")
+    heard = []
+    assert train(order, lambda step, _: heard.append(step) or True) == {"pruned": True}
+    assert len(heard) == 1
