@@ -4,8 +4,9 @@ import bisect
 from typing import Any
 
 import pyarrow as pa
+from datasets import Dataset
 
-from hf_sft.errors import DataError
+from hf_sft.errors import DataError, listing
 
 DEEPEST = 16  # levels of lists and objects in a value; turns of a chat are at 2
 WRONG = (pa.ArrowException, OverflowError)
@@ -31,6 +32,22 @@ def array(values: list, name: str, where: str) -> pa.Array:
             "Write its values flatter, or leave the column out."
         )
     return found
+
+
+def dataset(table: Any, where: str) -> Dataset:
+    """The table, of Arrow's or of datasets', as rows.
+
+    Raises:
+        DataError: datasets cannot keep the names of its columns.
+    """
+    try:
+        return Dataset(table)
+    except ValueError as error:  # what datasets keeps of a name ends at a NUL
+        names = listing(map(repr, table.column_names))
+        raise DataError(
+            f"{where}: the names of its columns ({names}), or of the fields in them, cannot be "
+            "kept; is there a NUL in one? Name them with letters."
+        ) from error
 
 
 def _fails(values: list) -> bool:

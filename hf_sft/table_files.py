@@ -1,21 +1,18 @@
 """Tables in files, csv, tsv, json, jsonl (also .gz) and parquet, as typed rows; faults by line."""
 
-import csv
 import io
 import json
 import logging
 import mimetypes
 import os
-import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, load_dataset
 
-from hf_sft.arrow_columns import array
+from hf_sft.arrow_columns import array, dataset
+from hf_sft.csv_files import csv_table
 from hf_sft.errors import DataError, listing
 from hf_sft.json_text import parsed
 from hf_sft.packed import read_bytes, refuse_bomb
@@ -23,14 +20,7 @@ from hf_sft.packed import read_bytes, refuse_bomb
 log = logging.getLogger(__name__)
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-OTHERS = (";", "\t", "|")
 ENDINGS = (*DELIMITERS, "json", "jsonl", "parquet")
-MISSING = {"", "nan", "NaN", "null", "NULL", "<NA>", "#N/A"}  # None, NA, n/a are words: classes too
-TYPES = (
-    (re.compile(r"-?(0|[1-9]\d{0,17})"), int),  # 007 and longer numbers stay text
-    (re.compile(r"[-+]?((0|[1-9]\d{0,17})(\.\d*)?|\.\d+)([eE][-+]?\d+)?"), float),
-    (re.compile(r"True|true|TRUE|False|false|FALSE"), lambda word: word.lower() == "true"),
-)
 MEDIA = ("image/", "audio/", "video/")
 FEW = 100  # values of a column by which it is seen to hold the names of files
 FORMS = "a list of objects, an object of equally long lists, or one object per line"
@@ -69,7 +59,8 @@ def _names_files(values: list[str | None], folder: Path) -> bool:
 def read_table(path: Path, place: str) -> Dataset:
     """All rows of a file, each column of one type.
 
-    Text formats are read whole into memory; parquet is memory-mapped and keeps its Features.
+    csv and tsv are read a part at a time, json and what is packed whole; parquet is memory-mapped
+    and keeps its Features. Large csv becomes a file that is memory-mapped.
 
     Args:
         path: the file; its ending tells the format.
@@ -88,19 +79,23 @@ def read_table(path: Path, place: str) -> Dataset:
         raise DataError(f"{where} is an empty file.")
     if kind == "parquet":
         return _parquet(path, where)
-    text = read_text(path, where)
     if kind in DELIMITERS:
-        columns = _csv_columns(text, _delimiter(text, DELIMITERS[kind], where), where)
-    else:
-        columns = _json_columns(text, kind == "jsonl", where)
-    found = pa.table({name: array(values, name, where) for name, values in columns.items()})
+        return _csv(path, DELIMITERS[kind], where)
+    columns = _json_columns(read_text(path, where), kind == "jsonl", where)
+    found = {name: array(values, name, where) for name, values in columns.items()}
+    return dataset(pa.table(found), where)
+
+
+def _csv(path: Path, delimiter: str, where: str) -> Dataset:
+    if path.name.lower().endswith(".gz"):
+        text = read_text(path, where)
+        return csv_table(io.StringIO(text, newline=""), delimiter, where, len(text))
     try:
-        return Dataset(found)
-    except ValueError as error:  # what datasets keeps of a name ends at a NUL
-        raise DataError(
-            f"{where}: the names of its columns ({listing(map(repr, columns))}), or of the fields "
-            "in them, cannot be kept; is there a NUL in one? Name them with letters."
-        ) from error
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return csv_table(file, delimiter, where, path.stat().st_size)
+    except (OSError, UnicodeDecodeError):
+        read_text(path, where)  # tells which line it is, or why the file cannot be read
+        raise
 
 
 def _parquet(path: Path, where: str) -> Dataset:
@@ -126,67 +121,6 @@ def read_text(path: Path, where: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{where} line {line} is not UTF-8. Save the file as UTF-8.") from error
-
-
-def _delimiter(text: str, usual: str, where: str) -> str:
-    """What divides the header's names: the usual sign, or another where that divides nothing."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    counts = {sign: len(next(csv.reader([header], delimiter=sign))) for sign in (usual, *OTHERS)}
-    best = max(counts, key=counts.__getitem__)  # of equals the first
-    if counts[usual] > 1 or best == usual:
-        return usual
-    log.warning("%s: its values are divided by %r, not by %r; read so.", where, best, usual)
-    return best
-
-
-def _csv_columns(text: str, delimiter: str, where: str) -> dict[str, list]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one text may be longer than 128 KiB
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = _csv_rows(reader, where)
-    header = [name.strip() for name in next(rows, [])]
-    _check_header(header, where)
-    cells: list[list[str]] = []
-    for row in rows:
-        if len(row) != len(header):
-            raise DataError(
-                f"{where} line {reader.line_num} has {len(row)} values, the header has "
-                f"{len(header)} ({listing(header)}). Quote values that hold {delimiter!r}."
-            )
-        cells.append(row)
-    values = zip(*cells, strict=True) if cells else ([] for _ in header)
-    return {name: _typed(column) for name, column in zip(header, values, strict=True)}
-
-
-def _csv_rows(reader: Any, where: str) -> Iterator[list[str]]:
-    """The rows that are not blank."""
-    try:
-        yield from (row for row in reader if row)
-    except csv.Error as error:
-        raise DataError(
-            f"{where} line {reader.line_num} is no valid table: {error}. A quote inside a quoted "
-            "value is written twice."
-        ) from error
-
-
-def _check_header(header: list[str], where: str) -> None:
-    if not header:
-        raise DataError(f"{where} holds no header line.")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice or "" in header:
-        raise DataError(
-            f"{where} line 1: every column needs a name of its own, found: "
-            f"{listing(map(repr, header))}."
-        )
-
-
-def _typed(column: Any) -> list:
-    """Whole numbers, numbers, truth values or else text, whichever all values of a column are."""
-    values = [None if value in MISSING else value for value in column]
-    present = [value for value in values if value is not None]
-    for form, convert in TYPES:
-        if present and all(form.fullmatch(value) for value in present):
-            return [None if value is None else convert(value) for value in values]
-    return values
 
 
 def _json_columns(text: str, lines: bool, where: str) -> dict[str, list]:

@@ -37,6 +37,7 @@ rehearsal prior_data completed
 source_pass trainer_memory cached_training
 trainer
 arrow_columns
+csv_files
 table_files images on_disk
 squad_files
 loaders tasks

@@ -7,6 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_sft.errors import DataError, listing, nearest
 
+AT_ONCE = 10_000  # rows that are read at a time
 MOST_ROWS = 5  # problems of one kind that are listed one by one
 
 
@@ -42,7 +43,7 @@ def missing_labels(rows: Dataset, column: str, split: str) -> list[str]:
 
     Numbers from -1 are told once: -1 may be a class, or stand for an unknown one.
     """
-    values = rows[column][:]
+    values = column_values(rows, column)
     if {type(value) for value in values} == {int} and min(values) == -1 and max(values) >= 0:
         return [
             f"data.{split}: {values.count(-1)} of {len(values)} rows have the {column!r} -1, the "
@@ -70,10 +71,19 @@ def first_few(place: str, problems: list[str]) -> list[str]:
 
 def label_names(rows: Dataset, column: str) -> list[str]:
     """The label of every row as text."""
-    feature = rows.features[column]
+    feature, values = rows.features[column], column_values(rows, column)
     if isinstance(feature, ClassLabel):
-        return feature.int2str(rows[column])
-    return [_text(value) for value in rows[column]]
+        return [feature.names[value] for value in values]
+    names = {value: _text(value) for value in set(values)}
+    return [names[value] for value in values]
+
+
+def column_values(rows: Dataset, column: str) -> list:
+    """The values of all rows, read a part at a time; equal texts are one object."""
+    once: dict[str, str] = {}
+    alone, starts = rows.select_columns(column), range(0, len(rows), AT_ONCE)
+    parts = (alone[start : start + AT_ONCE][column] for start in starts)
+    return [once.setdefault(v, v) if isinstance(v, str) else v for part in parts for v in part]
 
 
 def name_labels(config: Any, names: list[str]) -> None:
