@@ -5,6 +5,15 @@ import textwrap
 from typing import Any
 
 WIDTH = 100
+BORROWED = {  # blocks whose keys are told elsewhere
+    "training": "training: the keys of transformers' TrainingArguments "
+    "(https://huggingface.co/docs/transformers/main_classes/trainer), each checked before anything "
+    "starts. Other defaults here: logging_steps 10, save_strategy epoch, save_total_limit 2, "
+    "report_to none, output_dir outputs/<recipe name>.",
+    "retention": "retention: labelled rows of the source's own task, asked before and after "
+    "training through the head it came with. A block like data: its types and their keys are those "
+    "of `hf-sft explain data`.",
+}
 
 
 def add(command) -> None:
@@ -17,6 +26,9 @@ def add(command) -> None:
 
 def explain_name(arguments: argparse.Namespace) -> None:
     """Print the one entry that is meant, or a line for each of several."""
+    if arguments.name in BORROWED:
+        print(_wrapped(BORROWED[arguments.name], ""))
+        return
     from hf_sft.reference import entries, named
 
     found = named(arguments.name) if arguments.name else list(entries())
@@ -32,7 +44,8 @@ def page(entry: Any) -> str:
     """Everything about one type."""
     from hf_sft.reference import refusals
 
-    parts = [f"{entry.name}: {entry.headline}", entry.recipe, entry.body, *keys(entry)]
+    body = "" if entry.body == entry.headline else entry.body
+    parts = [f"{entry.name}: {entry.headline}", entry.recipe, body, *keys(entry)]
     if refused := refusals(entry.cls):
         parts.append("Refused:\n" + "\n".join(_wrapped(text, "  ") for text in refused))
     told = "\n\n".join(part for part in (*parts, entry.citation) if part)

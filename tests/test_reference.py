@@ -83,6 +83,20 @@ def test_explain_finds_the_types_that_have_a_key(capsys):
     assert "pooling: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("block", "told"), [("training", "TrainingArguments"), ("retention", "data")]
+)
+def test_explain_says_where_the_keys_of_the_other_blocks_are(block, told, capsys):
+    assert main(["explain", block]) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_explain_says_nothing_twice(capsys):
+    assert main(["explain", "search"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if len(line) > 40]
+    assert len([line for line in lines if "hf-sft search" in line and "tries" in line]) == 1
+
+
 def test_explain_names_the_nearest(capsys):
     assert main(["explain", "l2sp"]) == 2
     assert "'l2-sp'" in capsys.readouterr().err
