@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from measured import keep, middle
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_sft import (
@@ -174,8 +175,17 @@ def main():
         peak(arguments.peak)
         return
     times = step_times(arguments.rounds)
-    print("\n".join(table(times, memory(arguments.threads))))
+    mib = memory(arguments.threads)
+    print("\n".join(table(times, mib)))
     seconds = statistics.median(times["all"])
+    figures = {
+        name: {
+            "cpu_ratio": middle([a / b for a, b in zip(times[name], times["all"], strict=True)]),
+            "peak_mib": round(mib[policy]),
+        }
+        for name, (policy, _) in ARMS.items()
+    }
+    keep("freezing_cost", arguments.threads, arguments.rounds, figures)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(
         f"all: {seconds:.3f} CPU s; threads: {arguments.threads}, {platform.machine()}, {versions}"

@@ -17,6 +17,7 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
+from measured import keep
 
 from hf_sft.loaders import Table
 from hf_sft.models import ModelSource, load_model
@@ -82,15 +83,24 @@ def main():
         for arm in ARMS:
             given = every[arm][::stride][: asked.steps]
             times[arm] += seconds(loaded.model, optimizer, encoded, collate, given)
-    rows = []
+    rows, figures = [], {}
     for arm in ARMS:
         taken = sum(len(part) * width for part, width in every[arm])
         low, middle, high = statistics.quantiles(times[arm], n=4)
         mean = statistics.mean(times[arm])
         spread = f"{middle:.3f} ({low:.3f}-{high:.3f})"
+        figures[arm] = {
+            "tokens": taken,
+            "padding": round(float(1 - lengths.sum() / taken), 4),
+            "seconds": middle(times[arm], 4),
+            "ratio_to_fixed": middle(
+                [a / b for a, b in zip(times[arm], times["fixed"], strict=True)]
+            ),
+        }
         rows.append([arm, f"{taken:,}", f"{1 - lengths.sum() / taken:.1%}", spread, f"{mean:.3f}"])
     print(f"{len(lengths):,} rows, {lengths.sum():,} tokens, {max(lengths)} in the longest")  # noqa: T201
     print(table(["arm", "tokens", "padding", "s per step", "mean"], rows))  # noqa: T201
+    keep("padding", asked.threads, asked.rounds, figures)
 
 
 if __name__ == "__main__":

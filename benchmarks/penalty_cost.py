@@ -1,6 +1,6 @@
 """What a training step and its memory cost with every penalty, beside the plain HF Trainer.
 
-    python benchmarks/penalty_cost.py [--rounds 8] [--threads 2] [ARM ...]
+    python benchmarks/penalty_cost.py [--rounds 4] [--threads 1] [ARM ...]
 
 MiniLM at batch 8 × 64 tokens, everything trains, the rows of a batch recur in every step, so that
 priors on the function look the source's outputs up. Arms take turns, round by round; a figure is
@@ -9,21 +9,18 @@ the median ratio to the plain Trainer with its quartiles. Peak memory: a fresh p
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 
-import torch
-import transformers
-from step_cost import Clock, source
+from measured import Clock, keep, middle, quiet, ratios, source, steps, told, turns
 from transformers import Trainer, TrainingArguments
 
 import hf_sft
 from hf_sft import TransferTrainer
 from hf_sft.reporting.report import peak_memory
 
-STEPS, WARM = 6, 2
+STEPS = 5
 ARMS = {
     "plain": None,
     "l2-sp": ("L2SP", {}),
@@ -56,20 +53,16 @@ def trainer(arm, folder):
     return TransferTrainer(model, args, train_dataset=rows, penalty=penalty, fresh=fresh)
 
 
-def step_times(arms, rounds):
-    """Seconds of a step per arm and round."""
-    medians = {arm: [] for arm in arms}
-    with tempfile.TemporaryDirectory() as folder:
-        trainers, clocks = {}, {arm: Clock() for arm in arms}
-        for arm in arms:
-            trainers[arm] = trainer(arm, folder)
-            trainers[arm].add_callback(clocks[arm])
-        for i in range(rounds):
-            for arm in arms if i % 2 else arms[::-1]:
-                clocks[arm].seconds.clear()
-                trainers[arm].train()
-                medians[arm].append(statistics.median(clocks[arm].seconds[WARM:]))
-    return medians
+def running(arm, folder):
+    """One arm's rounds."""
+    built, clock = trainer(arm, folder), Clock()
+    built.add_callback(clock)
+
+    def run():
+        built.train()
+        return steps(clock.ends)
+
+    return run
 
 
 def peak(arm):
@@ -96,27 +89,26 @@ def peaks(arms, threads):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("arms", nargs="*", default=list(ARMS))
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet(arguments.threads)
     if arguments.peak:
         peak(arguments.peak)
         return
     arms = list(dict.fromkeys(["plain", *arguments.arms]))
-    medians = step_times(arms, arguments.rounds)
-    extra = peaks(arms, arguments.threads)
-    print("| arm | step, ratio to plain (quartiles) | extra peak memory, copies of the weights |")
+    with tempfile.TemporaryDirectory() as folder:
+        found = turns({arm: running(arm, folder) for arm in arms}, arguments.rounds)
+    extra, figures = peaks(arms, arguments.threads), {}
+    print("| arm | CPU of a step, ratio to plain (quartiles) | extra peak memory, copies |")
     print("|---|---|---|")
     for arm in arms:
-        ratios = [a / b for a, b in zip(medians[arm], medians["plain"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"| {arm} | {middle:.2f} ({low:.2f}–{high:.2f}) | {extra[arm]:.1f} |")
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"\n{arguments.threads} threads, {arguments.rounds} rounds; {versions}")
+        cpu, clock = (ratios(found, arm, "plain", of) for of in ("cpu", "clock"))
+        print(f"| {arm} | {told(cpu)} | {extra[arm]:.1f} |")
+        figures[arm] = {"cpu_ratio": middle(cpu), "clock_ratio": middle(clock)}
+        figures[arm]["extra_copies"] = round(extra[arm], 2)
+    keep("penalty_cost", arguments.threads, arguments.rounds, figures)
 
 
 if __name__ == "__main__":
