@@ -8,8 +8,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 INK, RULE = "#010101", "#020202"  # stand for the page's own colours, see _on_page
 LINES = [f"#0{i}0{i}0f" for i in range(1, 7)]
@@ -23,6 +24,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.prop_cycle": matplotlib.cycler(color=LINES),
     "grid.color": RULE,
     "grid.linewidth": 0.6,
@@ -128,6 +130,19 @@ def named(layers: list[str]) -> list[str]:
     return [f"{s[1]} {n}" if s else n for s, n in zip(stacks, names, strict=True)]
 
 
+def _name_numbers(axis: Axis) -> None:
+    """On a logarithmic axis, whose own labels are formulae; 2 and 5 too where few decades are."""
+
+    def plain(value: float, _: int) -> str:
+        return f"{value:g}"
+
+    low, high = axis.get_view_interval()
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain if high < 100 * low else "")
+    if high < 100 * low and not isinstance(axis.get_minor_locator(), NullLocator):
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+
+
 def short(name: str) -> str:
     """``block 3`` and ``bert.encoder.layer.3`` as 3; another name by its end."""
     number = re.search(r"(?:^|[ .])(\d+)$", name)
@@ -147,9 +162,8 @@ def drawing(caption: str, size: tuple[float, float], draw: Callable[[Axes], None
         axes = figure.add_subplot()
         draw(axes)
         for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":  # its own labels are formulae, which are not drawn
-                axis.set_major_formatter(lambda value, _: f"{value:g}")
-                axis.set_minor_formatter(LogFormatter())
+            if axis.get_scale() == "log":
+                _name_numbers(axis)
         one = caption in (PULL, TURN, RATE, STRENGTH)  # one line, which the caption names
         if axes.get_legend_handles_labels()[0] and not one:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)

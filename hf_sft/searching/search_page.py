@@ -1,6 +1,7 @@
 """search.html: trials, importances and slices of a search in one file."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import jinja2
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from hf_sft.recipe_text import dump
 from hf_sft.reporting.charts import INK, LINES, drawing
 from hf_sft.searching.search_table import legend, number, ordered, shown
+
+WIDTH = 18  # letters of a line below an axis
 
 
 def render(data: dict[str, Any]) -> str:
@@ -55,7 +58,7 @@ def slice_of(data: dict[str, Any], key: str, place: int) -> str:
         at = [row["params"][key] for row in done]
         if isinstance(values, list):
             names = list(dict.fromkeys(at))
-            axes.set_xticks(range(len(names)), [shown(name, key)[:24] for name in names])
+            axes.set_xticks(range(len(names)), [fill(shown(name, key), WIDTH) for name in names])
             at = [names.index(value) for value in at]
             axes.margins(0.2)
         elif values["log"]:
