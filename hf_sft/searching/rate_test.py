@@ -18,6 +18,7 @@ from hf_sft.searching.rate_sweep import sweep
 from hf_sft.training_arguments import training_arguments
 
 CAPTION = "Training loss against the learning rate, which rises from step to step"
+NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 STYLE = (
     "<style>:root{--rule:#ccc;--line1:#2563be;--line2:#c2570c;--line3:#15803d}"
     "svg{color:#1c1e21;background:#fff}</style>"
@@ -88,4 +89,4 @@ def picture(found: RateRange) -> str:
 
     svg = drawing(CAPTION, (5.4, 3.4), draw)
     head, _, rest = svg.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{STYLE}{rest}'
+    return f"{head} {NAMESPACES}>{STYLE}{rest}"
