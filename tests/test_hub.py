@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from loopback_hub import LoopbackHub
 from test_report_page import HOME, sample
 
-from hf_sft import cli, hub
+from hf_sft import cli, hub, retrying
 from hf_sft.errors import UserError
 from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata
@@ -332,6 +332,7 @@ def test_what_the_client_raises_is_told_plainly(tmp_path, monkeypatch, error, sa
         raise error
 
     monkeypatch.setattr(hub.HfApi, "create_repo", refuse)
+    monkeypatch.setattr(retrying, "WAITS", ())
     with pytest.raises(UserError) as caught:
         hub.push(finished_run(tmp_path), "user/x", token="hf_any")
     assert said in str(caught.value)
