@@ -83,6 +83,7 @@ class Case:
             num_train_epochs=epochs,
             per_device_train_batch_size=BATCH,
             learning_rate=1e-3,
+            remove_unused_columns=False,  # a transform reads the column of the image
             train_sampling_strategy="group_by_length" if self.task.unequal else "random",
             logging_steps=500,
             save_strategy="no",
