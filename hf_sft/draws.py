@@ -22,6 +22,11 @@ class Draws:
         """From here on, draw for this epoch of the training with this seed."""
         self._now.copy_(torch.tensor([seed, epoch]))
 
+    @property
+    def epoch(self) -> int:
+        """The epoch under way."""
+        return int(self._now[1])
+
     def seed(self, row: int) -> int:
         """A seed of 63 bits for one row of the training split in this epoch."""
         return mixed(*self._now.tolist(), row)

@@ -16,6 +16,7 @@ from hf_sft.caching.chunks import Chunk, Chunks
 from hf_sft.caching.feature_cache import ABOUT, FeatureCache
 from hf_sft.draws import Draws
 from hf_sft.freezing import FreezePolicy
+from hf_sft.tasks.augmentation import DrawnRows
 
 ROWS, EVALUATED = 32, 16
 POLICIES = {"head": LinearProbe(), "last": TrainLast(count=1), "lp-ft": LPFT(probe=0.75)}
@@ -357,6 +358,45 @@ class Drawing(Counted):
         self.draws = Draws()
 
 
+class Noisy(Counted):
+    """Pictures with noise from torch's own generator, as an augmentation draws."""
+
+    def __getitem__(self, row):
+        found = dict(super().__getitem__(row))
+        return {**found, "pixel_values": found["pixel_values"] + torch.rand(())}
+
+
+def drawn_pictures(kind):
+    return DrawnRows(Noisy(tiny.KINDS[kind][1](ROWS)))
+
+
+def drawing_as_in(monkeypatch, epochs):
+    """Every epoch draws as the one that stands in its place."""
+    begin = Draws.begin
+    monkeypatch.setattr(
+        Draws, "begin", lambda draws, seed, epoch: begin(draws, seed, epochs[epoch])
+    )
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_views_are_the_draws_of_the_first_epochs_over_and_over(tmp_path, kind, monkeypatch):
+    how = {"kind": kind, "num_train_epochs": 6}
+    trainer = built(tmp_path, rows=drawn_pictures(kind), cache={"views": 2}, **how)
+    found = trained(trainer)
+    assert trainer.train_dataset.rows.read < 4 * ROWS, "not once per epoch"
+    anew = trained(built(tmp_path, rows=drawn_pictures(kind), **how))
+    assert tiny.different(found, anew) != [], "the third epoch draws anew"
+    drawing_as_in(monkeypatch, [0, 1, 0, 1, 0, 1])
+    assert tiny.different(found, trained(built(tmp_path, rows=drawn_pictures(kind), **how))) == []
+
+
+def test_after_the_probe_rows_are_drawn_anew(tmp_path, monkeypatch):
+    how = {"kind": "vit", "freeze": LPFT(probe=0.5), "num_train_epochs": 4}
+    found = trained(built(tmp_path, rows=drawn_pictures("vit"), cache={"views": 1}, **how))
+    drawing_as_in(monkeypatch, [0, 0, 2, 3])
+    assert tiny.different(found, trained(built(tmp_path, rows=drawn_pictures("vit"), **how))) == []
+
+
 REFUSED = {
     "dropout before a frozen layer": (
         {"kind": "gpt2", "freeze": TrainLast(count=1)},
@@ -367,7 +407,12 @@ REFUSED = {
         {"kind": "resnet", "freeze": LinearProbe(norm_statistics="train")},
         "running statistics move",
     ),
-    "augmentation": ({"rows": Drawing(tiny.texts(ROWS))}, "draws its rows anew"),
+    "masking": ({"rows": Drawing(tiny.texts(ROWS))}, "draws its rows anew"),
+    "augmentation": ({"kind": "vit", "rows": drawn_pictures("vit")}, "cache.views says how many"),
+    "as many views as epochs": (
+        {"kind": "vit", "rows": drawn_pictures("vit"), "cache": {"views": 3}},
+        "no row passes the frozen layers twice",
+    ),
     "a function prior": (
         {"freeze": TrainLast(count=1), "penalty": Similarity()},
         "compares what the whole model",

@@ -30,7 +30,7 @@ orderly_stop finite_steps out_of_memory whole_checkpoints
 optimizer_setup sharded_setup watch fisher fisher_cache trace row_identity
 seam
 replay
-agreement chunks feature_cache phase
+agreement views chunks feature_cache phase
 kept_rows
 prefix
 rehearsal prior_data completed

@@ -99,5 +99,5 @@ class CachedTraining:
             self.prefix.look()
             kept = self.prefix.sets[id(self.train_dataset)]
             if FEATURES in inputs and not kept.keeps:  # fetched before the plan changed
-                inputs = self._prepare_inputs(kept.whole(inputs[ROWS].tolist()))
+                inputs = self._prepare_inputs(kept.now(inputs[ROWS].tolist()))
         return super().training_step(model, inputs, *args, **kwargs)

@@ -23,6 +23,8 @@ class FeatureCache(BaseModel):
     Keys:
         dtype: of the stored numbers; float32 changes nothing beyond rounding.
         max_gb: 10⁹ bytes, of all that is in the folder; what was used longest ago makes room.
+        views: draws that are kept of each row which augmentation draws anew in every epoch; epoch e
+            takes draw e mod views. Without it, such rows are not cached.
         folder: where they lie; by default below Hugging Face's own cache, for later runs too.
 
     Example: {dtype: float32, max_gb: 10}
@@ -31,6 +33,7 @@ class FeatureCache(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_gb: float = Field(10, gt=0, allow_inf_nan=False)
+    views: int | None = Field(None, ge=1)
     folder: str | None = None
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_sft.caching.chunks import Chunks
 from hf_sft.caching.replay import FEATURES, ROWS
 from hf_sft.caching.seam import NoCache
+from hf_sft.caching.views import Views
 
 
 class KeptRows:
@@ -19,7 +20,7 @@ class KeptRows:
     main input is not read where it is a picture or a sound: an empty one of its shape stands there.
 
     Args:
-        rows: the data set.
+        rows: the data set, or `Views` of it.
         collate: the trainer's, columns that the model does not take removed.
         main: the name of the model's main input.
 
@@ -41,7 +42,8 @@ class KeptRows:
         self._kept = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Rows of an epoch."""
+        return len(self.rows.rows if isinstance(self.rows, Views) else self.rows)
 
     @property
     def keeps(self) -> bool:
@@ -74,8 +76,19 @@ class KeptRows:
         return {key: plain(row[key]) for key in row if key in taken and key != self.main}
 
     def __call__(self, numbers: Sequence[int]) -> Any:
-        """Row numbers -> a batch, for a loader over ``range(len(rows))``."""
-        return self.batch(numbers, self.chunks.row) if self.keeps else self.whole(numbers)
+        """Row numbers of an epoch -> a batch, for a loader over ``range(len(self))``."""
+        if not self.keeps:
+            return self.now(numbers)
+        if isinstance(self.rows, Views):
+            numbers = [self.rows.number(row) for row in numbers]
+        return self.batch(numbers, self.chunks.row)
+
+    def now(self, numbers: Sequence[int]) -> Any:
+        """A batch of rows, by whichever number, as the epoch under way gives them."""
+        if not isinstance(self.rows, Views):
+            return self.whole(numbers)
+        rows = self.rows.rows
+        return self.collate([rows[number % len(rows)] for number in numbers])
 
     def batch(self, numbers: Sequence[int], features: Callable[[int], Tensor]) -> Any:
         """A batch with the features of these rows."""

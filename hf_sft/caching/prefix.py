@@ -18,6 +18,7 @@ from hf_sft.caching.phase import Phase
 from hf_sft.caching.replay import Replay
 from hf_sft.caching.row_identity import batch_identity, row_identity
 from hf_sft.caching.seam import NoCache, prefix_parameters
+from hf_sft.caching.views import Views
 from hf_sft.starting_point import digest
 from hf_sft.training.alike_lengths import row_lengths
 from hf_sft.training.loss_scale import collator
@@ -59,7 +60,7 @@ class Prefix:
             kept.chunks = self._chunks(kept)
 
     def __str__(self) -> str:
-        rows = sum(len(kept) for kept in self.sets.values())
+        rows = sum(len(kept.rows) for kept in self.sets.values())
         size = gb(sum(kept.chunks.bytes for kept in self.sets.values()))
         return f"{self.replay.seam}: {rows:,} rows, {size} as {self.settings.dtype}"
 
@@ -86,7 +87,7 @@ class Prefix:
             NoCache: it does not, or is not.
         """
         missing = self.missing
-        if missing and self.rows <= len(self.trainer.train_dataset):
+        if missing and self.rows <= len(self.sets[id(self.trainer.train_dataset)].rows):
             raise NoCache("no row passes the frozen layers twice before they train, or it ends")
         self.settings.refuse_large(sum(k.chunks.bytes for k in self.sets.values()), missing)
 
@@ -116,12 +117,16 @@ class Prefix:
     # ---- parts ----
 
     def _set(self, rows: Any) -> KeptRows:
-        if any(getattr(part, "draws", None) for part in (rows, self.trainer.data_collator)):
-            raise NoCache("every epoch draws its rows anew (augmentation, mixing or masking)")
+        if getattr(self.trainer.data_collator, "draws", None):
+            raise NoCache("every epoch draws its rows anew (mixing or masking)")
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
             raise NoCache("the data set is a stream")
         if len(rows) == 0:
             raise NoCache("a data set is empty")
+        if getattr(rows, "draws", None):
+            args = self.trainer.args
+            seed = args.seed if args.data_seed is None else args.data_seed
+            rows = Views(rows, self.settings.views, seed)
         return KeptRows(rows, collator(self.trainer), self.main)
 
     def _whole(self, kept: KeptRows, rows: list[int]) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class Prefix:
         kept.identity = self._identity(kept)
         text = json.dumps(kept.identity, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return Chunks(self.settings.path / name, lengths, len(kept), size)
+        return Chunks(self.settings.path / name, lengths, len(kept.rows), size)
 
     def _identity(self, kept: KeptRows) -> dict[str, Any]:
         """All that the features of a data set depend on, as JSON values."""
@@ -162,7 +167,7 @@ class Prefix:
             "model": f"{type(model).__module__}.{type(model).__qualname__}",
             "config": json.loads(json.dumps(known, default=str)),
             "weights": self._weights,
-            "rows": row_identity(kept.rows),
+            "rows": getattr(kept.rows, "identity", lambda: row_identity(kept.rows))(),
             "batch": batch_identity(kept.whole([0])),
             "seam": repr(self.replay.seam),
             "dtype": self.settings.dtype,
@@ -189,7 +194,7 @@ class Prefix:
     def _at_once(self, kept: KeptRows) -> int:
         """Rows of a forward pass: as many as in training, so that the arithmetic is the same."""
         args = self.trainer.args
-        own = kept.rows is self.trainer.train_dataset
+        own = kept is self.sets[id(self.trainer.train_dataset)]
         return args.train_batch_size if own else args.eval_batch_size
 
     def _made(self, kept: KeptRows, rows: range) -> Chunk:

@@ -33,8 +33,12 @@ class DrawnRows(torch.utils.data.Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         if not 0 <= row < len(self):
             raise IndexError(row)  # where a plain `for` over the rows ends
+        return self.drawn(row, self.draws.seed(row))
+
+    def drawn(self, row: int, seed: int) -> dict[str, Any]:
+        """A row as this seed draws it."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.draws.seed(row))
+            torch.manual_seed(seed)
             found = dict(self.rows[row])
             if self.number is not None:
                 found[self.number] = int(torch.randint(2**62, ()))
