@@ -174,19 +174,20 @@ def chart(results):
             values = [int(value) for value in results[axis]]
             for name in PARTS:
                 points = [results[axis][str(value)][name] for value in values]
-                mib = [max(0.1, point["bytes"] / 2**20) for point in points]
+                mib = [point["bytes"] / 2**20 for point in points]
                 seconds = [max(1e-3, point["seconds"]) for point in points]
                 for place, numbers in zip(column, (seconds, mib), strict=True):
                     place.plot(values, numbers, "o-", ms=3, color=colours[name], label=NAMES[name])
             for place in column:
-                place.set(xscale="log", yscale="log")
+                place.set(xscale="log")
                 place.set_xticks(values, [f"{value:,}" for value in values])
                 place.minorticks_off()
-            column[1].set_xlabel(titles[axis])
+            column[0].set_yscale("log")
+            column[1].set(xlabel=titles[axis], ylim=(0, None))
         grid[0, 0].set_ylabel("CPU seconds")
         grid[1, 0].set_ylabel("MiB on top, at the peak")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, ncols=len(PARTS), loc="outside upper center", frameon=False)
+        figure.legend(handles, labels, ncols=3, loc="outside upper center", frameon=False)
         figure.savefig(CHART, metadata={"Date": None})
         plt.close(figure)
 
