@@ -81,7 +81,7 @@ def told(values, digits=2):
 
 
 def source(name):
-    """(model, names that are new, rows of one batch) of a key of TEXTS or lite0; always the same."""
+    """(model, names that are new, rows of a batch) of a key of TEXTS or lite0; always the same."""
     labels, locate = [str(i) for i in range(10)], locator(Path("."))
     torch.manual_seed(0)
     if name in TEXTS:
