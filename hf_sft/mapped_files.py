@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_sft.errors import SourceError
+from hf_sft.exact_copy import exact_copy
 
 MAPS = Path("/proc/self/maps")  # Linux; elsewhere everything is copied
 
@@ -41,12 +42,13 @@ class MappedFiles:
     def copy(self, tensor: Tensor) -> Tensor:
         """The tensor as it is now, whatever is written to it later; of no memory where it can be.
 
-        That is where it lies in a private mapping of a file on the CPU, bit-equal to the file.
+        That is where it lies in a private mapping of a file on the CPU, bit-equal to the file. Of
+        half the memory where half precision holds it exactly.
         """
         tensor = tensor.detach()
         mapping = self._mapping(tensor)
         if mapping is None:
-            return tensor.clone()
+            return exact_copy(tensor)
         if mapping.storage is None:
             size = mapping.found[2]
             mapping.storage = torch.UntypedStorage.from_file(str(mapping.path), False, size)
@@ -54,7 +56,7 @@ class MappedFiles:
         kept = torch.empty(0, dtype=tensor.dtype)
         kept.set_(mapping.storage, at // tensor.element_size(), tensor.shape, tensor.stride())
         if not torch.equal(_bytes(kept), _bytes(tensor)):
-            return tensor.clone()
+            return exact_copy(tensor)
         self._used[mapping.path] = mapping.found
         return kept
 

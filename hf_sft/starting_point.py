@@ -116,7 +116,7 @@ class StartingPoint:
         for held in (known, self.fisher):
             if name in held:
                 held[name] = shards.here(held[name], like)
-        return known[name]
+        return known[name].to(like.dtype)
 
     def shard_(self, model: nn.Module) -> None:
         """Keep of θ⁰ what FSDP2 has left of ``model`` on this process; no communication."""

@@ -15,7 +15,7 @@ errors packed json_text table arms paired
 transferability
 component resources recipe_text problems draws source_licence
 comparison nonfinite space
-layer_blocks mapped_files
+layer_blocks exact_copy mapped_files
 layer_order
 layer_groups shards
 starting_point selection embeddings
