@@ -1,6 +1,7 @@
 """csv and tsv, a part at a time: the rows of a large file go to a file of Arrow's."""
 
 import csv
+import errno
 import logging
 import re
 import sys
@@ -45,7 +46,7 @@ def csv_table(file: TextIO, usual: str, where: str, size: int) -> Dataset:
         size: its bytes; beyond LARGE the rows are kept in a temporary file.
 
     Raises:
-        DataError: with the line.
+        DataError: with the line; or the temporary folder is full.
         UnicodeDecodeError: it is not UTF-8.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one text may be longer than 128 KiB
@@ -56,13 +57,27 @@ def csv_table(file: TextIO, usual: str, where: str, size: int) -> Dataset:
         return dataset(pa.Table.from_batches([kinds.typed(part) for part in parts]), where)
     folder = tempfile.TemporaryDirectory(prefix="hf_sft-", ignore_cleanup_errors=True)
     _folders.append(folder)
-    raw, rows = Path(folder.name) / "texts.arrow", Path(folder.name) / "rows.arrow"
+    try:
+        return dataset(MemoryMappedTable.from_file(str(_in_file(folder.name, texts, kinds))), where)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"{where}: its rows are kept in '{folder.name}' while they are used, and that is full: "
+            f"about {3 * size >> 20} MB are needed. Make room, or set TMPDIR to another folder."
+        ) from error
+
+
+def _in_file(folder: str, texts: Iterator[pa.RecordBatch], kinds: "_Kinds") -> Path:
+    """The file of Arrow's with all rows, typed."""
+    raw, rows = Path(folder) / "texts.arrow", Path(folder) / "rows.arrow"
     _write(raw, texts)
     if kinds.all_text():
-        return dataset(MemoryMappedTable.from_file(str(raw)), where)
+        return raw
     with pa.memory_map(str(raw)) as mapped:
         _write(rows, map(kinds.typed, pa.ipc.open_stream(mapped)))
-    return dataset(MemoryMappedTable.from_file(str(rows)), where)
+    raw.unlink()
+    return rows
 
 
 class _Kinds:

@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TWICE = 0.2  # s: `timeout` signals a process and then its group; nobody presses Ctrl+C so fast
 _FIRST = "hf-sft: {}: the step is finished and saved first; once more stops at once.\n"
 
 
@@ -33,10 +35,16 @@ class _Wish:
     """What this process has been asked, and whether it may put it off; there is one handler."""
 
     asked: int | None = None
+    heard: float | None = None  # when the first signal came
+    patient = False
     may_wait = False
     process: int | None = None  # a loader's workers have the handler too, and wait without a word
 
     def hear(self, number: int, frame: FrameType | None) -> None:
+        now, before = time.monotonic(), self.heard
+        if before is not None and (self.patient or now - before < TWICE):
+            return
+        self.heard = now
         if not self.may_wait or self.asked is not None:
             raise Stopped(number)
         self.asked = number
@@ -49,16 +57,19 @@ _wish = _Wish()
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def listening(patient: bool = False) -> Iterator[None]:
     """Inside, SIGTERM and SIGINT raise `Stopped`, or wait where `put_off` says so.
 
+    ``patient``: all but the first are ignored. So is it with a process whose parent ends it by
+    SIGKILL where it has to: whoever signals every process would end it by the parent's signal.
     Only the main thread can hear signals; in another one nothing changes. A signal that whoever
     started this process has it ignore (a shell ``&``: SIGINT) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _wish.asked, _wish.process = None, os.getpid()
+    _wish.asked, _wish.heard, _wish.process = None, None, os.getpid()
+    _wish.patient = patient
     before = {number: signal.getsignal(number) for number in SIGNALS}
     left = (None, signal.SIG_IGN)  # somebody else's, which could not be put back; meant to be deaf
     before = {number: handler for number, handler in before.items() if handler not in left}

@@ -12,19 +12,10 @@ def source_licence(place: Path | str, revision: str | None = None) -> str | None
 
     None where there is no card, where it cannot be read, or where it names none or several.
     """
-    if isinstance(place, Path):
-        card = place / "README.md"  # of a bare file there is none: what lies beside it is unknown
-    else:
-        card = cached_file(
-            place,
-            "README.md",
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
     try:
+        card = _card(place, revision)
         facts = metadata_load(card) if card and Path(card).is_file() else None
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     if not isinstance(facts, dict):
         return None
@@ -34,3 +25,15 @@ def source_licence(place: Path | str, revision: str | None = None) -> str | None
     if isinstance(found, list):
         found = found[0] if len(found) == 1 else None
     return found if isinstance(found, str) else None
+
+
+def _card(place: Path | str, revision: str | None) -> Path | str | None:
+    if isinstance(place, Path):
+        return place / "README.md"  # of a bare file there is none: what lies beside it is unknown
+    return cached_file(
+        place,
+        "README.md",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )

@@ -93,6 +93,11 @@ def test_the_licence_is_read_from_the_card_of_the_sources_folder(text, found, tm
     assert source_licence.source_licence(tmp_path / "nothing") is None
 
 
+def test_a_card_that_nests_without_end_names_no_licence(tmp_path):
+    (tmp_path / "README.md").write_text(f"---\nlicense: {'[' * 3000}\n---\n", "utf-8")
+    assert source_licence.source_licence(tmp_path) is None
+
+
 def test_a_sources_card_counts_before_timms_configuration(tmp_path):
     """timm writes the licence of the weights that an architecture is known for into any folder."""
     model = SimpleNamespace(config=SimpleNamespace(pretrained_cfg={"license": "apache-2.0"}))

@@ -1,5 +1,7 @@
 """A large csv is read a part at a time into a file: the same rows, none of them in memory."""
 
+import errno
+
 import pytest
 
 from hf_sft import csv_files
@@ -68,3 +70,14 @@ def test_what_is_made_of_a_large_file_stays_in_files(tmp_path, monkeypatch, smal
     rows = read_table(path, "data.train").map(lambda row: {"twice": 2 * row["number"]})
     assert rows.cache_files
     assert rows[19]["twice"] == 38
+
+
+def test_a_full_temporary_disk_is_a_message(tmp_path, monkeypatch):
+    def full(path, parts):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(csv_files, "LARGE", 1)
+    monkeypatch.setattr(csv_files, "_write", full)
+    (tmp_path / "t.csv").write_text("text,label\na,b\n", "utf-8")
+    with pytest.raises(DataError, match=r"t\.csv.*TMPDIR"):
+        read_table(tmp_path / "t.csv", "data.train")

@@ -73,6 +73,7 @@ def whole(folder):
 def send_at(monkeypatch, method, call, number, times=1):
     """Send this process a signal inside the given call of a method of the trainer."""
     given, calls = getattr(TransferMixin, method), []
+    monkeypatch.setattr(interruption, "TWICE", 0)
 
     def sending(self, *args, **kwargs):
         calls.append(method)
@@ -151,6 +152,29 @@ def test_a_signal_that_was_to_be_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_comes_twice_at_once_counts_once(folder, monkeypatch, capsys):
+    """``timeout`` signals a process, and then its group."""
+    with monkeypatch.context() as patch:
+        send_at(patch, "training_step", 9, signal.SIGTERM, times=2)
+        patch.setattr(interruption, "TWICE", 60)
+        assert main(command(folder, "by-timeout")) == 143
+    assert "goes on from checkpoint-5" in capsys.readouterr().err
+
+
+def test_who_is_ended_by_a_parent_hears_one_signal(monkeypatch):
+    monkeypatch.setattr(interruption, "TWICE", 0)
+
+    def signalled():
+        with interruption.listening(patient=True), interruption.put_off():
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+            signalled.reached = True
+
+    with pytest.raises(interruption.Stopped):
+        signalled()
+    assert signalled.reached
 
 
 def test_a_second_signal_stops_at_once(folder, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from hf_sft.training.alike_lengths import row_lengths
 from hf_sft.training.loss_scale import collator
 
 FORMAT = 1  # raised when the same identity comes to mean other features
+LIBRARIES = ("torch", "transformers", "timm", "torchvision", "pillow")  # rows are read by them too
 NO_MATTER = ("_name_or_path", "id2label", "label2id")  # settings that change no feature
 
 
@@ -174,7 +175,7 @@ class Prefix:
             "at_once": self._at_once(kept),
             "precision": trainer.accelerator.mixed_precision,
             "device": trainer.args.device.type,
-            "versions": {name: version(name) for name in ("torch", "transformers", "timm")},
+            "versions": {name: version(name) for name in LIBRARIES},
         }
 
     @cached_property

@@ -129,7 +129,7 @@ def _obey(order: Order) -> None:
 def obeying(log: Path) -> Iterator[None]:
     """In a process of its own: print into ``log``, hear signals, exit with the command's code."""
     try:
-        with listening():
+        with listening(patient=True):
             _redirect(log)
             if hasattr(signal, "pthread_sigmask"):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

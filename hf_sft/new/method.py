@@ -12,8 +12,8 @@ BEST_PAIR = (
 )
 PAIR_ON_IMAGES = (
     "The head alone first, then everything, held to the source's similarities: in docs/evidence.md "
-    "the best pair for images near the source's (MNIST to digits); far from them, ImageNet to MNIST, "
-    "it cost 3.9 points against fine-tuning. Compare it with penalty=null freeze=null."
+    "the best pair for images near the source's (MNIST to digits); far from them (ImageNet to "
+    "MNIST) it cost 3.9 points against fine-tuning. Compare it with penalty=null freeze=null."
 )
 USUAL = (
     "The head alone first, then everything, with a pull to the source's weights: a usual start "

@@ -28,7 +28,7 @@ class OrderlyStop(StepFlags):
         self.add_callback(self._saving)
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's (private in 5.24); a signal to the process group leaves its workers alone."""
+        """As Trainer's (private in 5.24); a signal to the process group leaves workers alone."""
         loader = super()._get_dataloader(*args, **kwargs)
         given = getattr(
             loader, "base_dataloader", loader
