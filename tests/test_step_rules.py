@@ -13,18 +13,21 @@ RULES = {"spd": SPD(), "spd-half": SPD(lambda_=0.5), "ball": Ball(radius=0.01),
          "absolute-ball": Ball(radius=0.02, absolute=True)}  # fmt: skip
 
 
+SHAPES = pytest.mark.parametrize("shape", [(5,), ()], ids=["vector", "scalar"])
+
+
 class Vector(nn.Module):
     """Two parameters, a and b; b is new."""
 
-    def __init__(self, dim=5):
+    def __init__(self, shape):
         super().__init__()
-        self.a = nn.Parameter(torch.randn(dim, dtype=torch.float64))
-        self.b = nn.Parameter(torch.randn(dim, dtype=torch.float64))
+        self.a = nn.Parameter(torch.randn(shape, dtype=torch.float64))
+        self.b = nn.Parameter(torch.randn(shape, dtype=torch.float64))
 
 
-def pulled(rule, optimizer=torch.optim.SGD, **settings):
+def pulled(rule, optimizer=torch.optim.SGD, shape=(5,), **settings):
     """A model one step away from θ⁰, its optimizer, and the rule attached to it."""
-    model = Vector()
+    model = Vector(shape)
     start = StartingPoint.of(model, fresh={"b"})
     with torch.no_grad():
         model.a.add_(torch.randn_like(model.a))
@@ -56,10 +59,11 @@ def overshooting(model, anchor):
     return 20 * (model.a.detach() - anchor)
 
 
+@SHAPES
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
-def test_spd_by_hand(strength):
+def test_spd_by_hand(strength, shape):
     """θ̂ − λ·r·(θ̂ − θ⁰), r = (‖θ̂ − θ⁰‖ − ‖θ − θ⁰‖)/‖θ̂ − θ⁰‖ where ⟨g, θ − θ⁰⟩ > 0."""
-    model, anchor, stepper = pulled(SPD(lambda_=strength))
+    model, anchor, stepper = pulled(SPD(lambda_=strength), shape=shape)
     gradient = overshooting(model, anchor)
     before = step(model, stepper, gradient)
     hat = before - 0.3 * gradient
@@ -129,25 +133,26 @@ def test_a_step_of_length_zero_is_not_decayed():
 # ---- Ball ----
 
 
+@SHAPES
 @pytest.mark.parametrize("absolute", [True, False])
-def test_ball_is_the_projection(absolute):
+def test_ball_is_the_projection(absolute, shape):
     """Outside: onto the sphere along d, and twice is once; inside: bit for bit as it was."""
-    model, anchor, stepper = pulled(Ball(radius=0.2, absolute=absolute))
+    model, anchor, stepper = pulled(Ball(radius=0.2, absolute=absolute), shape=shape)
     limit = 0.2 if absolute else 0.2 * anchor.norm()
-    gradient = torch.randn(5, dtype=torch.float64)
+    gradient = torch.randn_like(anchor)
     before = step(model, stepper, gradient)
     hat = before - 0.3 * gradient - anchor
     assert hat.norm() > limit
     assert torch.allclose(model.a - anchor, hat * limit / hat.norm(), rtol=1e-12)
     once = model.a.detach().clone()
-    step(model, stepper, torch.zeros(5, dtype=torch.float64))
+    step(model, stepper, torch.zeros_like(anchor))
     assert torch.allclose(model.a, once, rtol=0, atol=1e-15)
     inward = 0.1 * (once - anchor)
     step(model, stepper, inward)
     assert torch.allclose(model.a, once.add(inward, alpha=-0.3), rtol=0, atol=1e-15)
     inside = model.a.detach().clone()
     assert (inside - anchor).norm() < 0.98 * limit
-    step(model, stepper, torch.zeros(5, dtype=torch.float64))
+    step(model, stepper, torch.zeros_like(anchor))
     assert torch.equal(model.a, inside)
 
 

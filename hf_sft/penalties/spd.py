@@ -71,7 +71,7 @@ class SPD(StepRule):
         along = [seen[name][0].reshape(1) for name, _, _ in held]
         lengths = [torch.cat([seen[n][1].reshape(1), norms(now - a)]) for n, now, a in held]
         lengths, along = joined(lengths, [theta[name] for name, _, _ in held], along)
-        for (_, now, anchor), (before, length), inward in zip(held, lengths, along, strict=True):
+        for (_, now, anchor), (before, length), (inward,) in zip(held, lengths, along, strict=True):
             further = (length - before).clamp(min=0)
             share = further / length.clamp(min=torch.finfo(length.dtype).tiny)
             now.sub_((now - anchor) * (self.lambda_ * share * (inward > 0)))
