@@ -32,16 +32,22 @@ def warn_if_fewer(running: int) -> None:
 
 
 def refuse_sharded(trainer: Any) -> None:
-    """A recipe's run looks at whole models after training, which no process holds under FSDP.
+    """A recipe's run looks at whole models after training, which a sharded one leaves nowhere.
 
     Raises:
-        UserError: FSDP is active.
+        UserError: FSDP or DeepSpeed is active.
     """
     if trainer.is_fsdp_enabled:
         raise UserError(
             "hf-sft run under FSDP: its report compares the whole model with its source, and each "
             "process holds a part. Train with TransferTrainer in a script of your own "
             "(docs/processes.md), or launch with recipes/accelerate/gpu_multi.yaml (DDP)."
+        )
+    if trainer.is_deepspeed_enabled:
+        raise UserError(
+            "hf-sft run under DeepSpeed: its report compares the whole model with its source, and "
+            "DeepSpeed's engine holds the weights. Launch with "
+            "recipes/accelerate/gpu_multi.yaml (DDP)."
         )
 
 

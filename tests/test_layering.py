@@ -15,7 +15,8 @@ errors packed json_text table arms paired
 transferability
 component resources recipe_text problems draws source_licence
 comparison nonfinite space
-layer_blocks exact_copy mapped_files
+layer_blocks exact_copy
+mapped_files
 layer_order
 layer_groups shards
 starting_point selection embeddings
@@ -23,11 +24,11 @@ weight_space norm_statistics averaging
 tent
 penalties freezing
 rates moved_rows alike_lengths ragged_labels fixed_draws
-source_function plan_follower pull features geometry
+source_function plan_follower pull features geometry sharded_setup
 stored_features step_rows
 checkpoint_code loss_scale run_record running_loss renamed_checkpoint tell_epoch tracked step_flags
 orderly_stop finite_steps out_of_memory whole_checkpoints
-optimizer_setup sharded_setup watch fisher fisher_cache trace row_identity
+optimizer_setup watch fisher fisher_cache trace row_identity
 seam
 replay
 agreement views chunks feature_cache phase

@@ -7,12 +7,12 @@ import pytest
 import tiny
 import yaml
 
-from hf_sft import L2SP, Gradual, LwF, Mixout, TrainLast, TransferTrainer
+from hf_sft import L2SP, Gradual, LoRASP, LwF, Mixout, TrainLast, TransferTrainer
 from hf_sft.cli import recipes_folder
 from hf_sft.errors import UserError
 from hf_sft.freezing import TrainAll
 from hf_sft.processes import refuse_sharded
-from hf_sft.training.sharded_setup import settle_sharding
+from hf_sft.training.sharded_setup import parameters_are_known, settle_sharding
 
 PLUGIN = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "activation_checkpointing": False}
 
@@ -43,6 +43,7 @@ def test_deepspeed_is_refused_with_the_reason(penalty, policy):
         (L2SP(), None, {"activation_checkpointing": True}, "training.gradient_checkpointing"),
         (LwF(), None, {}, "lwf copies the whole source"),
         (Mixout(), None, {}, "mixout mixes whole weights"),
+        (LoRASP(), None, {}, "lora-sp multiplies factors"),
         (L2SP(), Gradual(), {}, "gradual changes what trains"),
     ],
 )
@@ -82,10 +83,20 @@ def test_nobody_who_did_not_ask_is_told(tmp_path, caplog):
     assert "FSDP" not in caplog.text
 
 
-def test_a_recipes_run_is_refused_under_fsdp():
-    with pytest.raises(UserError, match="gpu_multi.yaml"):
-        refuse_sharded(SimpleNamespace(is_fsdp_enabled=True))
-    refuse_sharded(SimpleNamespace(is_fsdp_enabled=False))
+@pytest.mark.parametrize(("kind", "told"), [("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")])
+def test_a_recipes_run_is_refused(kind, told):
+    with pytest.raises(UserError, match=rf"under {told}:.*gpu_multi\.yaml"):
+        refuse_sharded(sharded(**{kind: True}))
+    refuse_sharded(sharded())
+
+
+def test_where_parameters_can_be_looked_at():
+    """The drift that trackers hear is measured there only: `Tracked`."""
+    assert parameters_are_known(sharded())
+    assert parameters_are_known(sharded(fsdp=True))
+    assert not parameters_are_known(sharded(deepspeed=True))
+    for plugin in ({"fsdp_version": 1}, {"activation_checkpointing": True}):
+        assert not parameters_are_known(sharded(fsdp=True, **plugin))
 
 
 def test_the_shipped_configuration_is_one_that_is_taken():

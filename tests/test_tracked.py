@@ -1,19 +1,21 @@
 """Trackers get penalty, drift and plan; without one nothing is measured, and nothing is sent."""
 
+import importlib
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import text_recipe
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from hf_sft import L2SP, LPFT, Similarity, TrainLast, TransferTrainer
 from hf_sft.recipe import Recipe
 from hf_sft.starting_point import StartingPoint
-from hf_sft.training.tracked import key_of
+from hf_sft.training.tracked import Tracked, key_of
 from hf_sft.training_arguments import training_arguments
 
 FRESH = ["classifier.weight", "classifier.bias"]
@@ -91,6 +93,29 @@ def test_without_a_tracker_nothing_is_measured(tmp_path, monkeypatch):
     trained(tmp_path, L2SP())
     with pytest.raises(AssertionError, match="measured"):
         trained(tmp_path, L2SP(), callbacks=[Recorder()])
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """transformers' bar in a notebook, without IPython."""
+    for name in ("IPython", "IPython.display"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.delitem(sys.modules, "transformers.utils.notebook", raising=False)
+    yield importlib.import_module("transformers.utils.notebook").NotebookProgressCallback
+    sys.modules.pop("transformers.utils.notebook")
+
+
+@pytest.mark.parametrize("engine", ["one process", "deepspeed"])
+def test_who_is_a_tracker(engine, notebook):
+    """No bar, also in a notebook; and nobody where parameters are not whole."""
+    recorder = Recorder()
+    callbacks = [PrinterCallback(), ProgressCallback(), notebook(), recorder]
+    trainer = SimpleNamespace(
+        callback_handler=SimpleNamespace(callbacks=callbacks),
+        is_fsdp_enabled=False,
+        is_deepspeed_enabled=engine == "deepspeed",
+    )
+    assert Tracked(trainer).trackers() == ([] if engine == "deepspeed" else [recorder])
 
 
 def test_the_drift_of_adapters_is_that_of_their_product(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_sft.errors import UserError, listing
 from hf_sft.freezing import FreezePolicy, TrainAll
-from hf_sft.penalties import FunctionPrior, LoRASP, Mixout, Penalty, WeightPrior
+from hf_sft.penalties import FunctionPrior, Mixout, Penalty, WeightPrior
 
 log = logging.getLogger(__name__)
 NOT_ACTIVE = (
@@ -45,6 +45,13 @@ def asked_for_fsdp(args: Any) -> bool:
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def parameters_are_known(trainer: Any) -> bool:
+    """Whether θ and θ⁰ can be looked at by name while ``trainer`` trains, gathered or not."""
+    if trainer.is_deepspeed_enabled:
+        return False
+    return not (trainer.is_fsdp_enabled and any(_layout(trainer.accelerator.state.fsdp_plugin)))
+
+
 def _layout(plugin: Any) -> Iterator[str]:
     """What of accelerate's settings a pull cannot live with."""
     if plugin.fsdp_version != 2:
@@ -72,7 +79,7 @@ def _methods(penalties: Sequence[Penalty], policy: FreezePolicy) -> Iterator[str
         for p in penalties
         if isinstance(p, WeightPrior) and type(p).add_gradient_ is not WeightPrior.add_gradient_
     ]
-    if joins or any(isinstance(p, LoRASP) for p in penalties):
+    if joins:
         yield f"penalty: {listing(p.type for p in joins)} multiplies factors that lie apart."
     if policy.dynamic:
         yield f"freeze: {policy.type} changes what trains, and FSDP divides it once."

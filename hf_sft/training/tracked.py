@@ -7,6 +7,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from hf_sft.layer_groups import LayerGroup
 from hf_sft.penalties.lora_adapters import deltas
+from hf_sft.training.sharded_setup import parameters_are_known
+
+NOTEBOOK = "NotebookProgressCallback"  # prints a table; importing it wants IPython
 
 
 class Tracked(TrainerCallback):
@@ -17,7 +20,8 @@ class Tracked(TrainerCallback):
     ``relative_drift/…`` ‖θ − θ⁰‖/‖θ⁰‖ of what came from the source; ``trains/…`` how many
     parameters train in this step; ``lambda/…``, under a weight prior, and ``learning_rate/…``
     the largest among them. Cost where there is a tracker: a pass over θ and θ⁰ per logged step,
-    under FSDP2 a collective; none without.
+    under FSDP2 a collective; none without. Nothing where parameters have no names or no weights:
+    under DeepSpeed, FSDP1, and settings of FSDP2 that penalties refuse.
     """
 
     def __init__(self, trainer: Any):
@@ -35,11 +39,14 @@ class Tracked(TrainerCallback):
 
     def trackers(self) -> list[TrainerCallback]:
         """The callbacks that hear the log, but those that print it."""
+        if not parameters_are_known(self.trainer):
+            return []
         return [
             callback
             for callback in self.trainer.callback_handler.callbacks
             if type(callback).on_log is not TrainerCallback.on_log
             and not isinstance(callback, Tracked | PrinterCallback | ProgressCallback)
+            and not any(cls.__name__ == NOTEBOOK for cls in type(callback).__mro__)
         ]
 
     def drift(self) -> dict[str, float]:
