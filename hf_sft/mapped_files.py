@@ -4,6 +4,7 @@ safetensors maps a file privately: a parameter lies in the page cache until some
 it, and only then in memory of its own. What it was stays in the file, and is mapped once more.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +33,15 @@ class MappedFiles:
     """The files that a model's tensors lie in.
 
     A file that is deleted or replaced by another stays as it was for who has mapped it. One that is
-    written to in place does not: that is told at the next use.
+    written to in place does not: that is told at the next use, unless no tensor has changed.
     """
 
     def __init__(self) -> None:
         self._mappings = list(_mappings())
         self._used: dict[Path, tuple[int, ...]] = {}
+        self._kept: dict[Path, dict[str, Tensor]] = {}
 
-    def copy(self, tensor: Tensor) -> Tensor:
+    def copy(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor as it is now, whatever is written to it later; of no memory where it can be.
 
         That is where it lies in a private mapping of a file on the CPU, bit-equal to the file. Of
@@ -58,6 +60,7 @@ class MappedFiles:
         if not torch.equal(_bytes(kept), _bytes(tensor)):
             return exact_copy(tensor)
         self._used[mapping.path] = mapping.found
+        self._kept.setdefault(mapping.path, {})[name] = kept
         return kept
 
     def _mapping(self, tensor: Tensor) -> _Mapping | None:
@@ -73,21 +76,27 @@ class MappedFiles:
                 return mapping
         return None
 
-    def refuse_written(self) -> None:
-        """What is kept is what it was; a few microseconds.
+    def refuse_written(self, same: Callable[[str, Tensor], bool]) -> None:
+        """What is kept is what it was; a few microseconds, once more where a file was touched.
+
+        Args:
+            same: of a name and the tensor kept under it, whether it is as it was then.
 
         Raises:
             SourceError: one of the files has been written to in place.
         """
         for path, found in self._used.items():
             now = _state(path)
-            if now[:2] == found[:2] and now != found:
+            if now[:2] != found[:2] or now == found:
+                continue
+            if now[:3] != found[:3] or not all(same(*kept) for kept in self._kept[path].items()):
                 raise SourceError(
                     f"'{path.name}' in '{path.parent}' has been written to while the training "
                     "holds the starting point in it, which is lost with that. Put the file back "
                     "and start the command again: it goes on from the last checkpoint. To change "
                     "a file that is in use, write a new one and rename it."
                 )
+            self._used[path] = now
 
 
 def _mappings():

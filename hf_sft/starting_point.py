@@ -49,6 +49,7 @@ class StartingPoint:
         self.resting: dict[str, Tensor] = {}
         self.elsewhere = ""
         self.files: MappedFiles | None = None
+        self._loaded = digests  # also once `begin_at_` has set others
         self._coefficients: dict[int, tuple[Any, dict[str, float]]] = {}
 
     @classmethod
@@ -78,7 +79,7 @@ class StartingPoint:
             trains = {name for name, p in parameters.items() if p.requires_grad}
         files = MappedFiles()
         copies = {
-            name: files.copy(parameter)
+            name: files.copy(name, parameter)
             for name, parameter in parameters.items()
             if name in trains and name not in fresh
         }
@@ -112,11 +113,14 @@ class StartingPoint:
         if name not in known:
             return None
         if self.files is not None and known[name].device.type == "cpu":
-            self.files.refuse_written()
+            self.files.refuse_written(self._as_loaded)
         for held in (known, self.fisher):
             if name in held:
                 held[name] = shards.here(held[name], like)
         return known[name].to(like.dtype)
+
+    def _as_loaded(self, name: str, tensor: Tensor) -> bool:
+        return digest(self._old(name, {name: tensor})) == self._loaded[name]
 
     def shard_(self, model: nn.Module) -> None:
         """Keep of θ⁰ what FSDP2 has left of ``model`` on this process; no communication."""
@@ -185,7 +189,7 @@ class StartingPoint:
         """(θ_n, θ⁰_n) of what came from the source; one tensor twice where it never trains."""
         now = self._old(name, theta)
         if name in added:
-            return now + added[name](), now
+            return now + shards.whole(added[name]()), now
         if name in self.resting:
             return now, self.resting[name].to(now.device)
         if name not in self.copies:

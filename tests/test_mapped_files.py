@@ -8,9 +8,10 @@ import tiny
 import torch
 from transformers import BertForSequenceClassification
 
-from hf_sft import L2SP, StartingPoint, TransferTrainer
+from hf_sft import L2SP, StartingPoint, TransferTrainer, starting_point
 from hf_sft.errors import SourceError
 from hf_sft.mapped_files import MAPS, MappedFiles
+from hf_sft.starting_point import digest
 
 pytestmark = pytest.mark.skipif(not MAPS.is_file(), reason="mappings are read from Linux's /proc")
 
@@ -54,10 +55,10 @@ def test_what_was_changed_after_loading_is_copied_as_it_is(folder):
     name, parameter = next(iter(model.named_parameters()))
     with torch.no_grad():
         parameter[0] += 1
-    kept = MappedFiles().copy(parameter)
+    kept = MappedFiles().copy(name, parameter)
     assert torch.equal(kept, parameter)
     assert not in_file(kept)
-    assert not in_file(MappedFiles().copy(torch.ones(3)))
+    assert not in_file(MappedFiles().copy(name, torch.ones(3)))
 
 
 def test_what_never_trains_has_no_copy(folder):
@@ -90,11 +91,42 @@ def test_a_file_that_is_written_to_in_place_is_told_before_it_is_used(folder, ho
     start = StartingPoint.of(model, fresh=())
     name, parameter = next(iter(model.named_parameters()))
     file = folder / "model.safetensors"
+    touched(file, 1)
+    start.anchor(name, parameter)  # and what follows is told all the same
     with file.open("r+b") as opened:
-        opened.truncate(0) if how == "cut" else opened.write(b"1")
-    os.utime(file, ns=(1, 1))  # a clock of coarse ticks hides nothing
+        if how == "cut":
+            opened.truncate(0)
+        else:
+            opened.seek(-1, os.SEEK_END)
+            last = opened.read(1)
+            opened.seek(-1, os.SEEK_END)
+            opened.write(bytes([last[0] ^ 1]))
+    touched(file, 2)
     with pytest.raises(SourceError, match=r"model\.safetensors.*written to"):
         start.anchor(name, parameter)
+
+
+def touched(file, when):
+    """Another time of the last change, whatever the ticks of the clock."""
+    os.utime(file, ns=(when, when))
+
+
+def test_a_file_that_is_touched_changes_nothing(folder, monkeypatch):
+    """The tensors are compared with those that were loaded, once, wherever training began."""
+    model = loaded(folder)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    grew = next(name for name in before if "word_embeddings" in name)
+    start = StartingPoint.of(model, fresh=(), rows={grew: 5})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    start.begin_at_(model, {})
+    touched(folder / "model.safetensors", 1)
+    looked = []
+    monkeypatch.setattr(starting_point, "digest", lambda t: looked.append(t) or digest(t))
+    for name, value in before.items():
+        assert torch.equal(start.anchor(name, value), value)
+    assert len(looked) == len(before)
 
 
 def test_training_is_the_same_as_with_copies(folder, tmp_path):
