@@ -11,6 +11,7 @@ from hf_sft.caching.chunks import Chunks
 from hf_sft.caching.replay import FEATURES, ROWS
 from hf_sft.caching.seam import NoCache
 from hf_sft.caching.views import Views
+from hf_sft.training.alike_lengths import row_lengths
 
 
 class KeptRows:
@@ -26,6 +27,7 @@ class KeptRows:
 
     Attributes:
         heavy: the shape of the main input, where it is not read again.
+        lengths: tokens of each row, where they are known.
         chunks: the features; None before there are any.
         identity: what they depend on.
     """
@@ -36,6 +38,7 @@ class KeptRows:
         first = torch.as_tensor(first) if first is not None else torch.empty(0)
         self.heavy = tuple(first.shape) if first.is_floating_point() and first.ndim else None
         self.kind = first.dtype
+        self.lengths = row_lengths(rows)
         self.chunks: Chunks | None = None
         self.identity: dict[str, Any] = {}
         # Shared, so that workers of a loader see it change.

@@ -149,7 +149,7 @@ class Prefix:
         shape = self.replay.shape[1:]
         lengths = None
         if self.replay.ragged(self.trial.batch):
-            lengths, shape = row_lengths(kept.rows), shape[1:]
+            lengths, shape = kept.lengths, shape[1:]
             if lengths is None:
                 raise NoCache("the lengths of the rows are not known before they are read")
         size = int(np.prod(shape)) * self.settings.kind.itemsize
@@ -200,8 +200,8 @@ class Prefix:
 
     def _made(self, kept: KeptRows, rows: range) -> Chunk:
         """The chunk of these rows, by batches of like lengths."""
-        lengths, size = kept.chunks.lengths, self._at_once(kept)
-        order = sorted(rows, key=lambda row: 0 if lengths is None else -lengths[row])
+        lengths, size, padded = kept.chunks.lengths, self._at_once(kept), kept.lengths
+        order = sorted(rows, key=lambda row: 0 if padded is None else -padded[row])
         features: dict[int, Tensor] = {}
         rest: dict[int, dict[str, Any] | None] = {}
         for at in range(0, len(order), size):
