@@ -62,6 +62,7 @@ def test_each_process_holds_its_share_of_the_source(name, both, one):
         for process in both:
             assert process[name][kind] == process[name]["theta_elements"] < one[name][kind]
     assert [process[name]["shapes_differ"] for process in both] == [[], []]
+    assert [process[name]["one_row"] for process in both] == [(1, 1), (0, 0)]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -71,6 +72,13 @@ def test_single_entries_send_nothing_and_norms_once(name, both):
     for process in both:
         assert process[name]["step_sends"] == (once if name in BY_NORMS else {})
         assert process[name]["value_sends"] == ({} if name in BY_NORMS else once)
+
+
+def test_the_drift_of_adapters_is_that_of_one_process(both):
+    expected = two_shards.adapted()
+    assert sum(row["drift"] for row in expected if row["drift"]) > 1
+    for process in both:
+        assert numbers(process["adapted"]) == pytest.approx(numbers(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", list(two_shards.TRAINERS))

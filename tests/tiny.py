@@ -28,12 +28,13 @@ BERT = {
 }
 
 
-def bert_config(dropout=0.0):
-    return BertConfig(**BERT, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+def bert_config(dropout=0.0, **changes):
+    settings = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return BertConfig(**{**BERT, **settings, **changes})
 
 
-def bert(dropout=0.0):
-    return _built(lambda: BertForSequenceClassification(bert_config(dropout)))
+def bert(dropout=0.0, **changes):
+    return _built(lambda: BertForSequenceClassification(bert_config(dropout, **changes)))
 
 
 def bert_tokens(dropout=0.0):

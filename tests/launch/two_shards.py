@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
@@ -32,6 +33,7 @@ from hf_sft import (
     TrainLast,
     TransferTrainer,
 )
+from hf_sft.penalties.lora_adapters import deltas
 from hf_sft.penalties.strength import StrengthRule
 from hf_sft.shards import parameters
 from hf_sft.starting_point import StartingPoint
@@ -41,6 +43,7 @@ BATCH, STEPS = 8, 4
 LOGGED = ("loss", "penalty", "grad_norm", "pull_to_gradient", "gradient_drift_cosine", "eval_loss")
 FRESH = {"classifier.weight", "classifier.bias"}
 WORDS = "bert.embeddings.word_embeddings.weight"
+ONE_ROW = "bert.embeddings.token_type_embeddings.weight"  # fewer rows than processes
 GREW = {WORDS: tiny.WORDS - 5}  # the last rows, on the second process, are new
 PENALTIES = {
     "l2-sp": L2SP(lambda_=0.1, head=0.05),
@@ -60,6 +63,7 @@ TRAINERS = {
         "penalty": [L2SP(lambda_=0.1), Ball(radius=0.01)],
         "freeze": TrainLast(count=1),
     },
+    "fisher-sp": {"penalty": FisherSP(lambda_=0.1, samples=8)},  # F is found before it is divided
 }
 
 
@@ -72,7 +76,7 @@ def batch(step, process, processes):
 
 def train(name, process=0, processes=1, mesh=None):
     """A few steps of SGD with momentum; the weights, Ω and what a step has sent."""
-    model = tiny.bert()
+    model = tiny.bert(type_vocab_size=1)
     groups = LayerGroups.of(model, fresh=FRESH)
     start = StartingPoint.of(model, fresh=FRESH, groups=groups, rows=GREW)
     generator = torch.Generator().manual_seed(3)
@@ -107,6 +111,7 @@ def train(name, process=0, processes=1, mesh=None):
     if mesh is not None:
         own = {n: t.to_local() for n, t in parameters(model).items()}
         found["theta_elements"] = sum(own[n].numel() for n in start.copies)
+        found["one_row"] = own[ONE_ROW].shape[0], start.copies[ONE_ROW].shape[0]
         found["shapes_differ"] = [n for n in start.copies if start.copies[n].shape != own[n].shape]
     return found
 
@@ -152,6 +157,21 @@ def trained(name, folder, sharded):
         PartialState._shared_state["distributed_type"] = kind
 
 
+def adapted(mesh=None):
+    """The drift of a model with adapters whose B·A is not 0."""
+    model = peft.get_peft_model(tiny.bert(), peft.LoraConfig(target_modules=["query"]))
+    theta = dict(model.named_parameters())
+    fresh = {name for name, parameter in theta.items() if parameter.requires_grad}
+    groups, start = LayerGroups.of(model, fresh=fresh), StartingPoint.of(model, fresh=fresh)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name in sorted(fresh):
+            theta[name].copy_(torch.randn(theta[name].shape, generator=generator))
+    if mesh is not None:
+        fully_shard(model, mesh=mesh)
+    return start.distance(model, groups, deltas(model))
+
+
 def counted(mode):
     """How often each collective was called."""
     return {str(call).rsplit(".", 1)[-1]: n for call, n in mode.get_comm_counts().items()}
@@ -166,6 +186,7 @@ if __name__ == "__main__":
     PartialState(cpu=True)  # joins the processes
     mesh, me = init_device_mesh("cpu", (2,)), torch.distributed.get_rank()
     found = {name: train(name, me, 2, mesh) for name in PENALTIES}
+    found["adapted"] = adapted(mesh)
     with tempfile.TemporaryDirectory() as folder:
         for name in TRAINERS:
             found |= {
