@@ -179,11 +179,10 @@ def chart(results):
                 for place, numbers in zip(column, (seconds, mib), strict=True):
                     place.plot(values, numbers, "o-", ms=3, color=colours[name], label=NAMES[name])
             for place in column:
-                place.set(xscale="log")
+                place.set(xscale="log", yscale="log")
                 place.set_xticks(values, [f"{value:,}" for value in values])
                 place.minorticks_off()
-            column[0].set_yscale("log")
-            column[1].set(xlabel=titles[axis], ylim=(0, None))
+            column[1].set_xlabel(titles[axis])
         grid[0, 0].set_ylabel("CPU seconds")
         grid[1, 0].set_ylabel("MiB on top, at the peak")
         handles, labels = grid[0, 0].get_legend_handles_labels()

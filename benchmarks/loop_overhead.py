@@ -2,17 +2,20 @@
 
     python benchmarks/loop_overhead.py [--rounds 8] [--threads 1]
 
-The same model, batch, optimizer (fused AdamW, linear decay, gradients clipped at 1) and collator
-in every arm. First MiniLM, all of it training; then its head alone on stored features, where nearly
-all of a step is the loop: a bare loop and the plain Trainer on the head, and TransferTrainer with
-the whole model, LinearProbe and the feature cache.
+The same model, batch, optimizer (fused AdamW, linear decay, gradients clipped at 1) and collator in
+every arm. First MiniLM, all of it training; then EfficientNet-Lite0, also as timm's train.py does
+it (its optimizer factory, clipping and cosine schedule, its model without a wrapper); then MiniLM's
+head alone on stored features, where nearly all of a step is the loop: a bare loop and the plain
+Trainer on the head, and TransferTrainer with the whole model, LinearProbe and the feature cache.
 """
 
 import argparse
 import tempfile
+from functools import partial
 
 import torch
 from measured import (
+    MODELS,
     Clock,
     arguments,
     keep,
@@ -26,6 +29,9 @@ from measured import (
     told,
     turns,
 )
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import dispatch_clip_grad
 from transformers import Trainer, default_data_collator, get_linear_schedule_with_warmup
 
 from hf_sft import L2SP, FeatureCache, LinearProbe, TransferTrainer
@@ -73,13 +79,40 @@ def trained(cls, model, rows, batch, count, folder, **settings):
     return run
 
 
-def whole(folder):
-    """Arms in which all of MiniLM trains."""
+def as_timm(model, rows, batch, count):
+    """The step of timm's train.py; an arm."""
+
+    def run():
+        loader = torch.utils.data.DataLoader(
+            rows, batch, shuffle=True, collate_fn=default_data_collator
+        )
+        optimizer = create_optimizer_v2(model, "adamw", lr=1e-5, weight_decay=0.0, fused=True)
+        schedule = CosineLRScheduler(optimizer, t_initial=count, t_in_epochs=False)
+        loss_of, ends = torch.nn.CrossEntropyLoss(), []
+        model.train()
+        while len(ends) < count:
+            for inputs in loader:
+                loss_of(model(inputs["pixel_values"]), inputs["labels"]).backward()
+                dispatch_clip_grad(model.parameters(), value=1.0, mode="norm")
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step_update(num_updates=len(ends))
+                ends.append(now())
+        return steps(ends)
+
+    return run
+
+
+def whole(folder, name="minilm"):
+    """Arms in which all of a model trains."""
     arms = {}
-    for arm in ("bare loop", "plain Trainer", "TransferTrainer", "TransferTrainer, L2-SP"):
-        model, fresh, rows = source("minilm")
+    timm = ("timm's loop",) if name == "lite0" else ()
+    for arm in ("bare loop", *timm, "plain Trainer", "TransferTrainer", "TransferTrainer, L2-SP"):
+        model, fresh, rows = source(name)
         if arm == "bare loop":
             arms[arm] = bare(model, rows, len(rows), STEPS)
+        elif arm in timm:
+            arms[arm] = as_timm(model.timm_model, rows, len(rows), STEPS)
         elif arm == "plain Trainer":
             arms[arm] = trained(Trainer, model, rows, len(rows), STEPS, folder)
         else:
@@ -117,7 +150,11 @@ def head_only(folder):
     }
 
 
-CASES = {"MiniLM, 8 × 64 tokens": whole, "its head, 8 stored rows": head_only}
+CASES = {
+    MODELS["minilm"]: whole,
+    MODELS["lite0"]: partial(whole, name="lite0"),
+    "MiniLM's head, 8 stored rows": head_only,
+}
 HEADER = ["trains", "arm", "CPU ms of a step", "CPU, bare loop = 1", "clock, bare loop = 1",
           "CPU ms beyond it"]  # fmt: skip
 
