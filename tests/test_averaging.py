@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from hf_sft import L2SP, TrainLast, TransferTrainer
 from hf_sft.errors import SourceError, UserError
@@ -214,3 +214,13 @@ def test_nothing_averaged_and_wrong_settings_are_told(tmp_path):
             Ema(wrong)
         with pytest.raises(UserError, match="share_of_training"):
             Swa(wrong - 1)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_shards_are_refused_also_where_the_launcher_makes_them(kind, tmp_path, monkeypatch):
+    args = tiny.arguments(tmp_path)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(UserError, match="Ema needs whole tensors"):
+        Ema().on_train_begin(args, TrainerState(), None, tiny.bert())
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "false")
+    Ema().on_train_begin(args, TrainerState(), None, tiny.bert())

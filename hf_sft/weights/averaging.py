@@ -77,7 +77,7 @@ class Averaging(TrainerCallback, ABC):
         self, args: TrainingArguments, state: TrainerState, control: Any, model: Any, **kwargs: Any
     ) -> None:
         """Start from the model as it is, or from the checkpoint it was resumed from."""
-        if args.deepspeed or args.fsdp:
+        if _asked_for_shards(args):
             raise UserError(
                 f"{type(self).__name__} needs whole tensors, which DeepSpeed and FSDP do not "
                 "leave in one process. Launch with DDP or one process."
@@ -195,6 +195,12 @@ class Swa(Averaging):
         if state.global_step <= (1 - self.share_of_training) * state.max_steps:
             return None
         return 1 / (self.count + 1)
+
+
+def _asked_for_shards(args: TrainingArguments) -> bool:
+    """By the training's arguments, or by ``accelerate launch``."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{kind}", "") for kind in ("FSDP", "DEEPSPEED"))
+    return bool(args.deepspeed or args.fsdp) or any(said.lower() == "true" for said in launched)
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
