@@ -182,6 +182,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
     from hf_sft.output_folder import claim, nothing_left
     from hf_sft.processes import warn_if_fewer
+    from hf_sft.publishing import refuse_hopeless
     from hf_sft.running import prepare
     from hf_sft.training_arguments import training_arguments
 
@@ -197,6 +198,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
         prepared = prepare(recipe, args)
         print(prepared.plan())
         prepared.rehearse(recipe)
+        refuse_hopeless(recipe, prepared)
     if taken is not None:
         raise RecipeError(f"All but the place is good: one batch went through the model. {taken}")
     print("The recipe is good: one batch went through the model. Nothing was written.")

@@ -20,6 +20,7 @@ from hf_sft.errors import UserError
 from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata, drift_picture, report_page
 from hf_sft.reporting.report import Report
+from hf_sft.reporting.without_rows import without_rows
 from hf_sft.retrying import patiently
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ def push(
     """Upload model, card, report and recipe of a finished run; the repository's address.
 
     ``private``: a new repository is private unless this is False; one that exists stays what it is,
-    and True refuses one that is public. ``revision``: the branch, made when it does not exist.
-    Local paths and checkpoints are left out.
+    and a public one is refused unless this is False. ``revision``: the branch, made when it does
+    not exist. Local paths and checkpoints are left out; so are tables and pictures of the report
+    that show rows of the data, unless those are a public data set of the Hub.
 
     Raises:
         PushError: no finished run, no token or not the right one, no such place, no network.
@@ -55,7 +57,8 @@ def push(
         _agree(api, url.repo_id, private)
         if revision is not None:
             patiently(lambda: api.create_branch(url.repo_id, branch=revision, exist_ok=True))
-        content = files(report, model, edited, url.repo_id)
+        shown = report if open_data(api, report) else without_rows(report)
+        content = files(shown, model, edited, url.repo_id)
         patiently(lambda: _commit(api, url.repo_id, content, revision))
     return str(url) if revision is None else f"{url}/tree/{revision}"
 
@@ -81,10 +84,16 @@ def edited_card(run: Path, report: Report) -> str | None:
     """README.md where somebody has changed it; None where it is, or would be, as the run wrote it.
 
     Raises:
-        PushError: the Hub would refuse it, or a local path would be published.
+        PushError: it is no text, the Hub would refuse it, or its metadata hold a local path. What
+            is below the metadata is not looked at.
     """
     path = run / "README.md"
-    text = path.read_text("utf-8") if path.is_file() else None
+    try:
+        text = path.read_text("utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise PushError(
+            f"'{path}' is not UTF-8 ({error}). Save it as that, or remove it to have it written."
+        ) from error
     if text is None or text == card.render(report):
         return None
     if found := card_metadata.problems(text):
@@ -92,6 +101,18 @@ def edited_card(run: Path, report: Report) -> str | None:
             f"'{path}': {'; '.join(found)}. Correct it, or remove it to have it written."
         )
     return text
+
+
+def open_data(api: HfApi, report: Report) -> bool:
+    """Whether the rows are on the Hub for everybody: asked without a token."""
+    name = (report.data.get("data") or {}).get("hub_id")
+    if name is None:
+        return False
+    try:
+        info = patiently(lambda: api.dataset_info(name, token=False))
+    except HfHubHTTPError:
+        return False
+    return not info.private and not info.gated
 
 
 def files(report: Report, model: Path, edited: str | None, repo_id: str) -> dict[str, bytes | Path]:
@@ -123,10 +144,13 @@ def _commit(
 
 
 def _agree(api: HfApi, repo_id: str, private: bool | None) -> None:
-    """Nothing that was to be private goes into a public repository."""
+    """Nothing goes into a public repository unless it was said to be public."""
     is_private = patiently(lambda: api.model_info(repo_id)).private
-    if private and not is_private:
-        raise PushError(f"{repo_id} is public. Allow that with --public, or name another.")
+    if private is not False and not is_private:
+        raise PushError(
+            f"{repo_id} is public. Allow that with --public (in a recipe: hub_private_repo: "
+            "false), or name another."
+        )
     if private is False and is_private:
         log.warning("%s exists and is private; it stays so.", repo_id)
 
@@ -155,7 +179,7 @@ def told_plainly(repo_id: str, command: str) -> Iterator[None]:
 
 def _reason(error: Exception, repo_id: str) -> str:
     """What happened, and what to do about it."""
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError):
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError | OSError):
         error = error.__cause__  # of a file that huggingface_hub could not upload
     if isinstance(error, PushError):
         return str(error)
@@ -164,7 +188,7 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "the Hub is switched off by HF_HUB_OFFLINE; unset it."
     if not isinstance(error, HfHubHTTPError):
-        return f"the upload did not get through ({error}). Check the network."
+        return _without_answer(error)
     status = error.response.status_code
     if status == 401:
         return "the Hub does not accept the token. Run `hf auth login`, or correct HF_TOKEN."
@@ -176,3 +200,12 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such repository, or the token may not see it. Correct the name."
     return f"the Hub answered {status}: {error.server_message or error}."
+
+
+def _without_answer(error: Exception) -> str:
+    """What went wrong before the Hub could answer: on the network, or here."""
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return f"the upload did not get through ({error}). Check the network."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"'{error.filename}' cannot be read ({error.strerror}). Put that right."
+    return f"the upload did not get through ({error})."

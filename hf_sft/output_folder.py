@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from hf_sft.errors import RecipeError, listing
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump, read
+from hf_sft.reporting import drift_picture
 from hf_sft.training.checkpoint_code import refuse_code
 from hf_sft.training.whole_checkpoints import newest_whole_checkpoint
 
@@ -24,7 +25,7 @@ ADAPTER = "adapter"
 COMPARE = "compare"  # below the run's folder, those of the arms it is compared with
 SEARCH = "search"  # likewise, the trials of a search
 PUBLISHED = (REPORT, "README.md", "report.html")  # a run that has them all is finished
-OURS = (RECIPE, *PUBLISHED, MODEL, ADAPTER, CHECKPOINTS)
+OURS = (RECIPE, *PUBLISHED, drift_picture.NAME, MODEL, ADAPTER, CHECKPOINTS)
 ORIGIN = "recipe_folder.txt"  # in checkpoints/, which is never published
 DATA = "data.json"  # likewise: what the rows were when the run began
 

@@ -24,6 +24,8 @@ def refuse_hopeless(recipe: Recipe, prepared: Any) -> None:
     if not asked.get("push_to_hub"):
         return
     repo, found = repository(recipe), []
+    wanted = asked.get("hub_private_repo"), asked.get("hub_revision")
+    later = hub.again(recipe.output_dir, repo, *wanted)
     if not card_metadata.is_hub_id(repo):
         found.append(f"hub_model_id: {repo!r} is no name of a repository; write user/name.")
     if get_token() is None:
@@ -33,7 +35,7 @@ def refuse_hopeless(recipe: Recipe, prepared: Any) -> None:
     if constants.HF_HUB_OFFLINE:
         found.append(
             "push_to_hub: HF_HUB_OFFLINE switches the Hub off. Unset it, or leave push_to_hub out "
-            f"and run later: hf-sft push {recipe.output_dir} {repo}"
+            f"and run later: {later}"
         )
     wrong = card_metadata.problems(card.expected(before(recipe, prepared), repo))
     found += [f"push_to_hub: the Hub would refuse the model card: {line}." for line in wrong]
@@ -60,7 +62,7 @@ def repository(recipe: Recipe) -> str:
 
 
 def publish(recipe: Recipe, prepared: Any, report: Report) -> None:
-    """Save the report, which marks the run as finished; card, its picture, and page."""
+    """Save report, card, its picture, and page, in this order: with the page a run is finished."""
     trainer, folder = prepared.trainer, recipe.output_dir
     if trainer.is_world_process_zero():
         report.save(folder)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before the second try, the third, …
 LONGEST = 300.0  # seconds that a server may ask for; the Hub counts requests over 5 minutes
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 Answer = TypeVar("Answer")
 
 

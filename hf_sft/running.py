@@ -61,7 +61,6 @@ class Prepared:
             raise RecipeError(
                 f"{recipe.path.name}: training cannot start: {type(error).__name__}: {reason}"
             ) from error
-        refuse_hopeless(recipe, self)
 
     def plan(self) -> str:
         """What is about to happen, as a table."""
@@ -104,6 +103,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
         output_folder.refuse_other_data(recipe, identity)
         refuse_other_source(Path(resume), prepared.trainer.starting_point.fingerprint)
     prepared.rehearse(recipe)
+    refuse_hopeless(recipe, prepared)
     output_folder.record(recipe, args, overwrite, identity)
     unlost.train(prepared.trainer, resume)
     take_average_(prepared.trainer)

@@ -19,11 +19,13 @@ from test_report_page import HOME, sample
 from hf_sft import cli, hub, retrying
 from hf_sft.errors import UserError
 from hf_sft.interruption import Stopped
-from hf_sft.reporting import card, card_metadata
+from hf_sft.reporting import card, card_metadata, report_page
+from hf_sft.reporting.without_rows import without_rows
 
 LABELS = ["flower", "tree", "<b>|weed"]
 OURS = {"README.md", "report.html", "report.json", "recipe.yaml"}
 PICTURE = "drift.png"
+ROW = "a row that nobody else may read"
 
 
 def text_run(folder):
@@ -67,7 +69,7 @@ def write_run(folder, task, model, processor, **settings):
     head = model.classifier if hasattr(model, "classifier") else model.timm_model.fc
     head.bias.data = torch.tensor([0.0, 1.0, 3.0])  # the labels are no tie
     model_folder.save(model, processor, folder / "model")
-    report = sample(LABELS, task=task)
+    report = with_rows(sample(LABELS, task=task))
     report.data["recipe"]["task"]["type"] = task
     report.data["recipe"]["model"] |= settings
     report.data["environment"]["device"] = f"cpu of {Path(HOME).parent}/x"
@@ -79,19 +81,34 @@ def write_run(folder, task, model, processor, **settings):
     return model
 
 
+def with_rows(report):
+    """A report that shows a text and an image of the evaluated rows."""
+    report.data["tables"]["test"]["most_confident_mistakes"] = [{"text": ROW, "mistake": "a for b"}]
+    chart = {
+        "caption": "precision over recall",
+        "lines": {"a": [[0, 1], [1, 0]]},
+        "x": "r",
+        "y": "p",
+    }
+    image = {"caption": ROW, "image": "data:image/jpeg;base64,AAAA"}
+    report.data["pictures"] = {"test": {"curves": [chart], "largest errors": [image]}}
+    return report
+
+
 def client(work):
     """What the client sees; its last line of output is JSON."""
     seen = {"text": pushed_text(work), "image": pushed_image(work)}
     run = work / "text"
     seen["branch"] = hub.push(run, "user/text", revision="second")
     hub.push(run, "user/open", private=False)
-    seen["open_again"] = hub.push(run, "user/open")  # None leaves a public one public
+    seen["open_again"] = hub.push(run, "user/open", private=False)
     (run / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n", "utf-8")
     hub.push(run, "user/edited")
     (run / "README.md").write_text(f"---\nlicense: mit\nx: {HOME}/y\n---\n", "utf-8")
     seen["refused"] = {
         "card": refusal(run, "user/private-card"),
         "public": refusal(work / "image", "user/open", private=True),
+        "said neither way": refusal(work / "image", "user/open"),
         "token": refusal(work / "image", "user/image", token="hf_wrong"),
         "name": refusal(work / "image", "user/a/b"),
     }
@@ -231,6 +248,7 @@ def test_nothing_uploaded_names_a_place_on_this_machine(seen):
             content = entry["files"][name].decode()
             assert "somebody" not in content
             assert "hf_x" not in content
+            assert ROW not in content
     files = seen["hub"]["user/image"]["files"]
     assert yaml.safe_load(files["recipe.yaml"])["data"]["path"] == "animals"
     assert json.loads(files["report.json"])["environment"]["device"] == "cpu of x"
@@ -256,6 +274,7 @@ def test_a_branch_is_made_when_asked_for(seen):
     [
         ("card", "x holds a local path"),
         ("public", "user/open is public"),
+        ("said neither way", "user/open is public. Allow that with --public"),
         ("token", "does not accept the token"),
         ("name", "write user/name"),
     ],
@@ -324,7 +343,8 @@ def test_offline_it_says_what_switches_the_hub_off(tmp_path):
         (answer(HfHubHTTPError, 403), "may not write to user/x"),
         (answer(HfHubHTTPError, 500), "the Hub answered 500"),
         (ConnectionError("no route"), "did not get through (no route). Check the network"),
-        (RuntimeError("upload stopped"), "did not get through (upload stopped)"),
+        (RuntimeError("upload stopped"), "did not get through (upload stopped). Nothing"),
+        (PermissionError(13, "denied", "a/model.bin"), "'a/model.bin' cannot be read (denied)"),
     ],
 )
 def test_what_the_client_raises_is_told_plainly(tmp_path, monkeypatch, error, said):
@@ -337,6 +357,52 @@ def test_what_the_client_raises_is_told_plainly(tmp_path, monkeypatch, error, sa
         hub.push(finished_run(tmp_path), "user/x", token="hf_any")
     assert said in str(caught.value)
     assert "Nothing local was lost; try again with: hf-sft push " in str(caught.value)
+
+
+def test_a_card_that_is_no_text_is_named(tmp_path):
+    run = finished_run(tmp_path)
+    (run / "README.md").write_bytes(b"caf\xe9")
+    with pytest.raises(hub.PushError, match="README.md' is not UTF-8") as caught:
+        hub.push(run, "user/x", token="hf_any")
+    assert "network" not in str(caught.value)
+
+
+def test_what_is_pushed_shows_no_row_and_what_stays_does(tmp_path):
+    report = with_rows(sample())
+    assert ROW in report_page.render(report)
+    pushed = hub.files(without_rows(report), finished_run(tmp_path) / "model", None, "user/x")
+    for name in ("report.json", "report.html"):
+        assert ROW not in pushed[name].decode()
+        assert "data:image/jpeg" not in pushed[name].decode()
+        assert "precision over recall" in pushed[name].decode()
+    tables = json.loads(pushed["report.json"])["tables"]["test"]
+    assert tables.keys() == {"per_class", "confusion_matrix"}
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "private", "gated", "shown"),
+    [
+        (None, False, False, False),
+        ("user/data", False, False, True),
+        ("user/data", True, False, False),
+        ("user/data", False, "auto", False),
+    ],
+)
+def test_only_rows_that_everybody_may_read_are_shown(monkeypatch, hub_id, private, gated, shown):
+    def asked(_, name, token):
+        assert (name, token) == (hub_id, False)
+        return SimpleNamespace(private=private, gated=gated)
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", asked)
+    assert hub.open_data(hub.HfApi(), sample(data={"hub_id": hub_id})) is shown
+
+
+def test_rows_that_are_not_seen_without_a_token_are_not_shown(monkeypatch):
+    def refuse(*_, **__):
+        raise answer(RepositoryNotFoundError, 401)
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", refuse)
+    assert not hub.open_data(hub.HfApi(), sample(data={"hub_id": "user/data"}))
 
 
 def test_an_interrupted_push_says_how_to_push_later(tmp_path, monkeypatch, capsys):

@@ -26,6 +26,7 @@ PASSING = {  # name -> (method, part of the path, status or None, times, headers
     "500 while it is uploaded": ("PUT", LFS, 500, 2, {}),
     "503 while it is committed": ("POST", COMMIT, 503, 3, {}),
     "409 while it is committed": ("POST", COMMIT, 409, 1, {}),
+    "412 while it is committed": ("POST", COMMIT, 412, 1, {}),
     "broken while it is uploaded": ("PUT", LFS, None, 2, {}),
     "broken while it is committed": ("POST", COMMIT, None, 1, {}),
     "broken while a repository is made": ("POST", "/repos/create", None, 1, {}),

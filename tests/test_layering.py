@@ -49,14 +49,14 @@ backbones
 models training_keys
 anchor adapter_targets averages early_stopping
 adapter
-recipe
+recipe drift_picture
 drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan unlost
 outcome
 report
 report_page
 usage side_by_side
-card_metadata drift_picture retrying
+card_metadata without_rows retrying
 card
 hub
 source_probe publishing

@@ -29,10 +29,11 @@ def refusal(folder, *overrides):
 
 def test_without_token_or_network_nothing_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "get_token", lambda: None)
-    said = refusal(tmp_path)
+    asked = ("training.hub_private_repo=false", "training.hub_revision=second")
+    said = refusal(tmp_path, *asked)
     assert "recipe.yaml: training.push_to_hub: no token of the Hub is known. Run `hf auth" in said
     assert "HF_HUB_OFFLINE switches the Hub off" in said
-    assert f"run later: hf-sft push {tmp_path}/out user/tuned" in said
+    assert f"run later: hf-sft push {tmp_path}/out user/tuned --public --revision second" in said
 
 
 @pytest.mark.usefixtures("ready")
