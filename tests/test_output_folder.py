@@ -148,7 +148,7 @@ def test_files_of_somebody_else(recipe):
     assert (recipe.output_dir / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["README.md", "model", "recipe.yaml"])
+@pytest.mark.parametrize("name", ["README.md", "drift.png", "model", "recipe.yaml"])
 def test_a_folder_that_is_no_run_is_not_overwritten(recipe, name):
     (recipe.output_dir / "model").mkdir(parents=True)
     (recipe.output_dir / name / "x" if name == "model" else recipe.output_dir / name).touch()
@@ -166,7 +166,8 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe):
     folder = started(recipe)
     checkpoint(folder, 3)
     (folder / "model").mkdir()
-    for name in ("report.json", "report.html", "README.md", "model/config.json", "notes.txt"):
+    written = ("report.json", "report.html", "README.md", "drift.png", "model/config.json")
+    for name in (*written, "notes.txt"):
         (folder / name).write_text("old")
     (folder / "figures").mkdir()
     clear(folder)

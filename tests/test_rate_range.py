@@ -92,7 +92,8 @@ def test_the_command_suggests_draws_and_writes_nothing_else(tmp_path, monkeypatc
     path = text_recipe(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     words = ["--from", "1e-4", "--to", "1e3", "--steps", "40", "--picture", "lr.svg"]
-    assert main(["lr", str(path), *words]) == 0
+    pushed = "training.push_to_hub=true"  # without a token or a network: nothing is pushed
+    assert main(["lr", str(path), pushed, *words]) == 0
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "lr.svg"])
     assert "training.learning_rate=" in capsys.readouterr().out
     assert ElementTree.parse(tmp_path / "lr.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"

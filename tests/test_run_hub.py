@@ -70,7 +70,7 @@ def test_a_push_that_fails_at_the_end_loses_neither_the_model_nor_the_message(se
     ended = seen["run"]
     assert ended.returncode == 2, ended.stderr[-3000:]
     assert {"model", "report.json", "README.md", "report.html", "drift.png"} <= seen["left"]
-    assert "frozen tensors" in ended.stdout or "split" in ended.stdout  # the result
+    assert "frozen tensors are bit-equal to the source." in ended.stdout  # the result
     assert f"Model, report and card: {seen['out']}" in ended.stdout
     assert "hf-sft: push to 'user/tuned': the token may not write to user/tuned" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -84,6 +84,13 @@ def test_the_command_for_later_pushes_what_was_trained(seen):
     local = (seen["out"] / "model" / "model.safetensors").read_bytes()
     assert seen["pushed"]["model.safetensors"] == local
     assert {"config.json", "README.md", "report.html", "drift.png"} <= set(seen["pushed"])
+
+
+def test_rows_that_are_public_on_the_hub_are_shown_there(seen):
+    local = (seen["out"] / "report.json").read_text("utf-8")
+    tables = json.loads(local)["tables"]["test"]
+    assert "most_confident_mistakes" in tables
+    assert json.loads(seen["pushed"]["report.json"])["tables"]["test"] == tables
 
 
 def test_source_and_data_are_those_of_the_pinned_commits(seen):
