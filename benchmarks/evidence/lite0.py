@@ -39,6 +39,10 @@ ARMS = (
     Arm("LP-FT + similarity", grid(*weighted("similarity", 10.0, **LP_FT))),
     Arm("LP-FT + LwF", grid(*weighted("lwf", 1.0, **LP_FT))),
     Arm("L2-SP, gradient", grid(*l2_sp("gradient", 0.01))),
+    Arm("L2-SP, proximal", grid(*l2_sp("proximal", 3.0))),
+    Arm("LP-FT + L2-SP", grid(*l2_sp("gradient", 0.01, **LP_FT))),
+    Arm("similarity", grid(*weighted("similarity", 10.0))),
+    Arm("layer-wise decay", grid({"decay": 0.8})),
     Arm("linear probe", grid({"freeze": {"type": "linear-probe"}}, rates=(1e-3,))),
     Arm("full fine-tuning, learning rate / 4", base=FT, change={"rate_factor": 0.25, "also": []}),
 )
