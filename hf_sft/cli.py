@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hf-sft: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        return farewell(stop, anew=getattr(arguments, "overwrite", False))
+        keeps = getattr(arguments, "keeps", True)
+        return farewell(stop, anew=getattr(arguments, "overwrite", None) if keeps else None)
     except BrokenPipeError:  # `hf-sft list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -66,6 +67,7 @@ def _about_recipes(command) -> None:
     copy.add_argument("recipe", help="a name from `hf-sft list`")
     copy.add_argument("destination", type=Path, help="a file or an existing folder")
     check = command("check", check_recipe, "validate everything and print the plan; trains nothing")
+    check.set_defaults(keeps=False)
     train = command("run", run_recipe, "train as a recipe says")
     for sub in (check, train):
         sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")

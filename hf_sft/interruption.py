@@ -115,15 +115,17 @@ def turn_deaf() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def farewell(stop: KeyboardInterrupt, anew: bool) -> int:
+def farewell(stop: KeyboardInterrupt, anew: bool | None) -> int:
     """Say in one message what was interrupted and how to go on; the exit code, 128 + the signal.
 
-    ``anew``: the command had ``--overwrite``, which would begin again.
+    ``anew``: the command had ``--overwrite``, which would begin again; None: it keeps nothing.
     """
     stop = stop if isinstance(stop, Stopped) else Stopped()
     same = "the same command without --overwrite" if anew else "the same command"
     last = "its last checkpoint, or starts anew where there is none"
     rest = f"{same} goes on from {stop.saved.name if stop.saved else last}."
+    if anew is None:
+        rest = "give the command again."
     if stop.later is not None:
         rest = f"nothing local was lost; try again with: {stop.later}"
     if os.environ.get("RANK", "0") == "0":

@@ -198,6 +198,12 @@ def test_a_signal_before_training_stops_at_once_and_leaves_nothing(
     assert not (folder / "early").exists()
 
 
+def test_a_command_that_keeps_nothing_promises_nothing(folder, monkeypatch, capsys):
+    monkeypatch.setattr(running, "load_data", lambda recipe: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["check", str(folder / "recipe.yaml")]) == 143
+    assert "interrupted by SIGTERM; give the command again." in capsys.readouterr().err
+
+
 def test_handlers_are_put_back(folder):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     main(["list"])
