@@ -191,6 +191,7 @@ def test_the_card_loads_the_model_and_its_pipeline(finished, request, monkeypatc
     """The lines of the card, run as they stand in the folder of the run."""
     folder = request.getfixturevalue(finished)[0] / "out"
     monkeypatch.chdir(folder)
+    Image.new("RGB", (48, 40)).save("photo.jpg")
     names = {}
     card = (folder / "README.md").read_text("utf-8")
     exec(card.partition("```python")[2].partition("```")[0], names)

@@ -59,8 +59,10 @@ def interrupted(command, place, patterns, number):
     """Run until every pattern has a file, then signal the whole group; exit code and stderr."""
     words = [sys.executable, "-m", "hf_sft", *map(str, command)]
     started = subprocess.Popen(
-        words, cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        words, cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # tests that were started in the background ignore SIGINT, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 300
     while not all(any(place.glob(pattern)) for pattern in patterns):
         assert time.monotonic() < deadline

@@ -494,6 +494,7 @@ def test_predict_writes_pictures_and_cocos_json(finished, tmp_path):
 def test_the_card_loads_the_model_and_its_pipeline(finished, monkeypatch):
     """The lines of the card, run as they stand in the folder of the run."""
     monkeypatch.chdir(finished / "out")
+    Picture.new("RGB", (40, 24)).save("photo.jpg")
     names = {}
     card = (finished / "out/README.md").read_text("utf-8")
     exec(card.partition("```python")[2].partition("```")[0], names)

@@ -29,7 +29,7 @@ def both(tmp_path_factory):
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "hf")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return torch.load(folder / "results.pt", weights_only=False)
