@@ -51,7 +51,7 @@ def answers():
     report = sample(labels, metrics={name: dict.fromkeys(("loss", LONG), 0.5)
                                      for name in ("train", "validation", "test")})  # fmt: skip
     row = {"question": LONG, "wanted": "", "before": 9 * LONG, "answer": LONG, "after": "", "f1": 0}
-    report.data["tables"]["test"]["answers"] = [row]
+    report.data["tables"]["test"]["worst_answers"] = [row]
     return report
 
 

@@ -36,6 +36,7 @@ from hf_sft.training.trainer import TransferTrainer
 disable_progress_bars()
 WORDS = ["red", "rose", "oak", "elm", "pine", "old", "tall", "new", "dry", "where", "what"]
 LENGTH = 24
+SEPARATOR = 3  # the number of [SEP] below
 
 
 def source(folder, kind=BertForPreTraining, **settings):
@@ -242,14 +243,49 @@ def test_a_model_that_knows_the_answers_scores_one(tokenizer, size):
     task = QuestionAnswering(max_length=16)
     result, tables = measured(task, tokenizer, examples(20, words=30), size)
     assert result == {"exact_match": 1.0, "f1": 1.0}
-    assert tables.keys() == {"answers"}
-    assert len(tables["answers"]) == 10
-    for shown, row in zip(tables["answers"], examples(10, words=30), strict=True):
-        assert shown["question"] == row["question"]
-        assert [shown["answer"]] == row["answers"]["text"]
-        text = shown["before"].removeprefix("… ") + shown["answer"]
-        assert text + shown["after"].removesuffix(" …") in row["context"]
-        assert shown["f1"] == 1.0
+    assert tables == {"worst_answers": []}
+
+
+def halves(begin, batch):
+    """Logits that know the answers of even windows, and say the first word after a question."""
+    places = [label.clone() for label in (batch["start_positions"], batch["end_positions"])]
+    scores = torch.full((2, *batch["input_ids"].shape), -9.0)
+    for row, ids in enumerate(batch["input_ids"].tolist()):
+        known = (begin + row) % 2 == 0
+        for kind, place in enumerate(places):
+            at = int(place[row]) if known else ids.index(SEPARATOR) + 1
+            scores[kind, row, at] = float(begin + row)  # surer from row to row
+    return scores
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_worst_answers_are_shown_the_surest_first(tokenizer, size):
+    rows = [row for row in examples(60) if not row["context"].startswith(row["answers"]["text"][0])]
+    _, tables = measured(QuestionAnswering(), tokenizer, rows, size, halves)
+    shown, wrong = tables["worst_answers"], rows[1::2][::-1]
+    assert len(shown) == 10 < len(wrong)
+    for told, row in zip(shown, wrong, strict=False):
+        assert (told["question"], told["f1"]) == (row["question"], 0.0)
+        assert told["wanted"] == row["answers"]["text"][0]
+        assert (told["before"], told["answer"]) == ("", row["context"].split()[0])
+        assert told["answer"] + told["after"].removesuffix(" …") in row["context"]
+
+
+def test_an_answer_that_is_partly_right_stands_after_one_that_is_wrong(tokenizer):
+    rows = examples(3)
+
+    def partly(begin, batch):
+        """One word too many for row 0, all right for row 1, another word for row 2."""
+        scores = torch.zeros(2, *batch["input_ids"].shape)
+        for row, place in enumerate(batch["start_positions"].tolist()):
+            first, last = ((place - 1, place), (place, place), (place - 1, place - 1))[row]
+            scores[0, row, first] = scores[1, row, last] = 9.0 - row
+        return scores
+
+    _, tables = measured(QuestionAnswering(), tokenizer, rows, 3, partly)
+    shown = tables["worst_answers"]
+    assert [told["question"] for told in shown] == [rows[2]["question"], rows[0]["question"]]
+    assert [round(told["f1"], 2) for told in shown] == [0.0, 0.67]
 
 
 def chance(begin, batch):

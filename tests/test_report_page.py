@@ -157,7 +157,7 @@ def test_answers_are_marked_in_their_texts_and_long_texts_are_told():
     answer = {"question": "who?", "wanted": "the <fox>", "before": "… by ", "answer": "the <fox>",
               "after": " at", "f1": 1.0}  # fmt: skip
     silent = {**answer, "wanted": "", "before": "by", "answer": "", "after": ""}
-    report.data["tables"]["test"]["answers"] = [answer, silent]
+    report.data["tables"]["test"]["worst_answers"] = [answer, silent]
     kinds = {"what": "texts", "texts": 9, "cut": 4, "limit": 8, "longest": 31}
     whole = {**kinds, "cut": 0, "windows": 20}
     report.data["cut_texts"] = {"train": [kinds], "test": [whole]}

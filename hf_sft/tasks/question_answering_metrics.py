@@ -24,6 +24,7 @@ from hf_sft.tasks.question_answering_windows import (
 )
 
 SHOWN, AROUND = 10, 120  # answers in the report, characters on either side of one
+KEPT = ("exact", "f1", "difference", "answerable", "start", "end")  # of the best span of a row
 # The articles that SQuAD's script (en) and MLQA's (the others) leave out.
 ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -99,10 +100,11 @@ def best_threshold(differences: np.ndarray, spans: np.ndarray, nulls: np.ndarray
 
 
 class StreamingSpans:
-    """Trainer's ``compute_metrics`` for spans: keeps five numbers per question, ten answers in all.
+    """Trainer's ``compute_metrics`` for spans: keeps six numbers per question.
 
-    The windows are cut again, in the order in which the batches come, to know which characters the
-    positions of a batch stand for: nothing but the windows of one batch is in memory.
+    ``worst_answers``: the lowest F1 first; of those alike, what the model was surest of: how far
+    the span is ahead of no answer, or behind. The windows are cut again, in the order in which the
+    batches come, to know which characters the positions of a batch stand for.
 
     Args:
         cutter: as the encoding used it.
@@ -130,9 +132,8 @@ class StreamingSpans:
             self.rows, self.columns["question"], self.columns["context"]
         )
         self.collector = Collector(1, self.longest)
-        self.kept = {k: array("d") for k in ("exact", "f1", "difference", "answerable")}
+        self.kept = {k: array("d") for k in KEPT}
         self.languages: list[str | None] = []  # references to a few strings
-        self.shown: list[dict[str, Any]] = []
 
     def __call__(self, batch: Any, compute_result: bool) -> dict[str, float]:
         """Take one batch of start and end logits, (windows, positions) each."""
@@ -168,16 +169,10 @@ class StreamingSpans:
         exact, f1 = scores(text, wanted, language)
         self.kept["exact"].append(exact)
         self.kept["f1"].append(f1)
-        difference = found.null - best[0][1] if best else float("inf")
-        if len(self.shown) < SHOWN:
-            silent = not best or (self.threshold is not None and difference > self.threshold)
-            place = None if silent else best[0][0]
-            right = (float(not wanted),) * 2 if silent else (exact, f1)
-            asked = {"question": row[self.columns["question"]], "wanted": " | ".join(wanted)}
-            self.shown.append({**asked, **_in_context(row[self.columns["context"]], place)}
-                              | {"f1": right[1]})  # fmt: skip
-        self.kept["difference"].append(difference)
+        self.kept["difference"].append(found.null - best[0][1] if best else float("inf"))
         self.kept["answerable"].append(bool(wanted))
+        for name, place in zip(("start", "end"), best[0][0] if best else (0, 0), strict=True):
+            self.kept[name].append(place)
         self.languages.append(language)
 
     def _result(self) -> tuple[dict[str, float], dict[str, list[dict]]]:
@@ -197,8 +192,23 @@ class StreamingSpans:
         if any(self.languages):
             each = dict.fromkeys(names.tolist())
             tables["languages"] = [_means(n, "language", final, names == n) for n in each]
-        tables["answers"] = self.shown
+        tables["worst_answers"] = self._worst(kept, final["f1"])
         return {key: float(values.mean()) for key, values in final.items()}, tables
+
+    def _worst(self, kept: dict[str, np.ndarray], f1: np.ndarray) -> list[dict]:
+        """The wrong answers in what stands around them."""
+        ahead = kept["difference"] - (self.threshold or 0.0)
+        silent = np.isinf(ahead) if self.threshold is None else ahead > 0
+        order = np.lexsort((-np.abs(ahead), f1))
+        return [self._shown(int(row), kept, f1, silent) for row in order[:SHOWN] if f1[row] < 1]
+
+    def _shown(self, number: int, kept: dict, f1: np.ndarray, silent: np.ndarray) -> dict:
+        row = self.rows[number]
+        asked = {"question": row[self.columns["question"]]}
+        asked["wanted"] = " | ".join(row[self.columns["answers"]]["text"])
+        place = None if silent[number] else tuple(int(kept[k][number]) for k in ("start", "end"))
+        context = row[self.columns["context"]]
+        return {**asked, **_in_context(context, place), "f1": float(f1[number])}
 
     def _thresholds(self, differences, span, nulls, final) -> list[dict]:
         """The threshold in use, and the best ones in hindsight, which is no fair score."""
