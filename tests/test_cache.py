@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from transformers import TrainerCallback
 
 from hf_sft import L2SP, LPFT, LinearProbe, Similarity, TrainAll, TrainLast, TransferTrainer
 from hf_sft.caching import chunks as chunk_files
@@ -63,7 +64,7 @@ def trained(trainer, **how):
 
 
 def history(trainer):
-    timing = ("seconds", "runtime", "per_second", "flos")
+    timing = ("seconds", "runtime", "per_second")
     return [
         {key: value for key, value in entry.items() if not any(word in key for word in timing)}
         for entry in trainer.state.log_history
@@ -134,6 +135,21 @@ def test_after_the_probe_the_whole_model_trains_again(tmp_path):
         trainer.train()
     assert ROWS + 2 * ROWS <= sum(seen) <= ROWS + 2 * ROWS + 30
     assert torch.isfinite(torch.tensor(trainer.state.log_history[-2]["loss"]))
+
+
+def test_steps_do_not_walk_over_what_is_skipped_while_it_is(tmp_path):
+    trainer = built(tmp_path, "bert", LPFT(probe=0.5), cache={}, num_train_epochs=4)
+    layer, modes = trainer.model.bert.encoder.layer[0].output, {}
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer.model.train()  # as anybody may
+            modes[state.global_step] = layer.training
+
+    trainer.add_callback(Look())
+    trainer.train()
+    half = trainer.state.max_steps // 2
+    assert modes == {step: step > half for step in range(1, 2 * half + 1)}
 
 
 class Swing(FreezePolicy):
@@ -226,7 +242,8 @@ def test_the_model_is_left_without_a_trace(tmp_path):
     trainer = built(tmp_path, cache={})
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in trainer.model.modules()]
     trainer.train()
-    assert not any("forward" in module.__dict__ for module in trainer.model.modules())
+    own = [vars(module) for module in trainer.model.modules()]
+    assert not any("forward" in names or "train" in names for names in own)
     assert hooks == [
         (len(m._forward_hooks), len(m._forward_pre_hooks)) for m in trainer.model.modules()
     ]

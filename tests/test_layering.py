@@ -32,7 +32,7 @@ optimizer_setup watch fisher fisher_cache trace row_identity
 seam
 replay
 agreement views chunks feature_cache phase
-kept_rows
+kept_rows light_steps
 prefix
 rehearsal prior_data completed
 source_pass trainer_memory cached_training

@@ -50,6 +50,7 @@ class CachedTraining:
             log.info("Feature cache %s.", prefix)
             with undisturbed(self.model):
                 prefix.build()
+            prefix.light.begin()
             return prefix
         except (NoCache, OSError) as reason:
             log.warning("No feature cache: %s. Training goes on without.", reason)
@@ -101,3 +102,21 @@ class CachedTraining:
             if FEATURES in inputs and not kept.keeps:  # fetched before the plan changed
                 inputs = self._prepare_inputs(kept.now(inputs[ROWS].tolist()))
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """As Trainer's, skipped layers included; the parameters are counted once."""
+        if not self._light:
+            return super().floating_point_ops(inputs)
+        main = inputs.get(self.prefix.main)
+        return 0 if main is None else 6 * main.numel() * self.prefix.light.counted
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As Trainer's (private in 5.24), over what may have a gradient."""
+        if not self._light:
+            return super()._clip_grad_norm(model)
+        parameters = self.prefix.light.parameters
+        return self.accelerator.clip_grad_norm_(parameters, self.args.max_grad_norm)
+
+    @property
+    def _light(self) -> bool:
+        return self.prefix is not None and self.prefix.light.on

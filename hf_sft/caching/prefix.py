@@ -14,6 +14,7 @@ from hf_sft.caching.agreement import Trial
 from hf_sft.caching.chunks import Chunk, Chunks
 from hf_sft.caching.feature_cache import FeatureCache, gb, mark
 from hf_sft.caching.kept_rows import KeptRows, joined
+from hf_sft.caching.light_steps import LightSteps
 from hf_sft.caching.phase import Phase
 from hf_sft.caching.replay import Replay
 from hf_sft.caching.row_identity import batch_identity, row_identity
@@ -39,6 +40,7 @@ class Prefix:
     Attributes:
         replay: the model cut in two.
         sets: the trainer's data sets, by the ``id`` of each.
+        light: steps that do not walk over it.
 
     Raises:
         NoCache: no seam lets the model say the same; the rows draw at random.
@@ -57,6 +59,7 @@ class Prefix:
         self.still = prefix_parameters(trainer.model, self.replay.seam)
         self.rows = phase.rows_until(frozenset(self.still))
         phase.refuse_moved(frozenset(self.still))
+        self.light = LightSteps(trainer.model, self.replay.skipped, trainer.ever_trains)
         for kept in self.sets.values():
             kept.chunks = self._chunks(kept)
 
@@ -71,7 +74,8 @@ class Prefix:
             self.end()
 
     def end(self) -> None:
-        """From here on, batches are whole."""
+        """From here on, batches and steps are whole."""
+        self.light.end()
         for kept in self.sets.values():
             kept.keeps = False
 
