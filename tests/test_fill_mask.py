@@ -1,8 +1,10 @@
 """fill-mask: what is hidden, numbers that repeat, blocks, and whole runs."""
 
 import csv
+import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -120,6 +122,88 @@ def test_the_share_of_hidden_tokens_is_what_was_asked_for(processor):
     assert float(mask.float().mean()) == pytest.approx(0.8, abs=0.06)
 
 
+# ---- what surprised the model ----
+
+
+def scored(processor, texts, logits, size, **settings):
+    """(Result, tables of the report) of batches of ``size`` rows; ``logits(labels)`` of each."""
+    task = FillMask(**settings)
+    data = rows(*texts)
+    encoded = list(task.held_still(task.encode(data, processor, None), processor))
+    metric, collate, result = task.metrics([]), task.collator(processor), {}
+    for begin in range(0, len(encoded), size):
+        labels = collate(encoded[begin : begin + size])["labels"]
+        batch = SimpleNamespace(predictions=task.summary(logits(labels), labels))
+        result = metric(batch, begin + size >= len(encoded))
+    return result, task.examples(metric, None, processor, data), encoded
+
+
+def never(word, processor, sure=2.0):
+    """Logits that know every word but one, in whose place they say ``oak``."""
+    number, oak = processor.convert_tokens_to_ids([word, "oak"])
+
+    def logits(labels):
+        said = torch.where(labels == number, oak, labels.clamp(min=0))
+        return sure * torch.nn.functional.one_hot(said, len(processor)).float()
+
+    return logits
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("group", [False, True])
+def test_words_that_were_not_found_are_shown_in_their_texts(processor, size, group):
+    orders = itertools.islice(itertools.permutations(["old", "tall", "rose", "red", "new"]), 20)
+    texts = ["", "elm pine dry", *(" ".join(order) for order in orders)]
+    given = scored(processor, texts, never("rose", processor), size,
+                   mask_probability=0.5, group=group)  # fmt: skip
+    _, tables, encoded = given
+    found = tables["most_surprising_words"]
+    number, mask = processor.convert_tokens_to_ids(["rose", "[MASK]"])
+    hidden = [
+        row
+        for row in encoded
+        if (mask, number) in zip(row["input_ids"], row["labels"], strict=True)
+    ]
+    assert 0 < len(found) == min(12, len(hidden))
+    share = math.exp(2) / (math.exp(2) + len(processor) - 1)
+    for told in found:
+        assert (told["wanted"], told["guess"]) == ("rose", "oak")
+        assert told["probability_of_the_guess"] == pytest.approx(share)
+        assert told["of_the_wanted"] == pytest.approx(share / math.exp(2))
+        assert told["text"]["marked"] == "[MASK]"
+        assert "[SEP]" not in told["text"]["before"] + told["text"]["after"] or group
+    if not group:
+        whole = "{before}{marked}{after}".format(**found[0]["text"])
+        assert whole == processor.decode(hidden[0]["input_ids"][1:-1])
+
+
+def test_the_most_surprising_word_is_the_least_likely_one(processor):
+    texts = ["old rose", "tall elm", "red pine"]
+
+    def logits(labels):
+        """``oak``, surer from text to text."""
+        first = processor.convert_tokens_to_ids(["rose", "elm", "pine", "old", "tall", "red"])
+        oak = torch.zeros(*labels.shape, len(processor))
+        oak[..., processor.convert_tokens_to_ids("oak")] = 1.0
+        return (
+            oak
+            * torch.tensor([[1.0 + first.index(int(row.max())) % 3] for row in labels])[..., None]
+        )
+
+    result, tables, encoded = scored(processor, texts, logits, 2, mask_probability=0.1)
+    found = tables["most_surprising_words"]
+    shares = [told["of_the_wanted"] for told in found]
+    assert shares == sorted(shares)
+    assert len(found) == sum(processor.mask_token_id in row["input_ids"] for row in encoded) > 1
+    assert result["token_accuracy"] == 0
+
+
+def test_a_model_that_finds_every_word_surprises_nobody(processor):
+    result, tables, _ = scored(processor, TEXTS, never("nothing", processor, 9.0), 4)
+    assert result["token_accuracy"] == 1
+    assert tables == {}
+
+
 # ---- bad data ----
 
 
@@ -174,6 +258,9 @@ def test_a_run_keeps_the_sources_head_and_its_numbers_repeat(run, capsys):
     assert found["retention"]["by"] == "original head"
     assert found["source"]["left_over"]
     assert all(group["drift"] is not None for group in found["groups"])  # nothing is new
+    told = found["tables"]["test"]["most_surprising_words"]
+    assert all(one["of_the_wanted"] < one["probability_of_the_guess"] for one in told)
+    assert "<mark>[MASK]</mark>" in (run / "out" / "report.html").read_text("utf-8")
     for _ in range(2):
         assert main(["evaluate", str(run / "out")]) == 0
         assert f"{scores['perplexity']:.4f}" in capsys.readouterr().out

@@ -14,7 +14,8 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.cut_texts import record
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.language_collator import padded
-from hf_sft.tasks.language_metrics import SCALARS, StreamingLanguage, token_sums
+from hf_sft.tasks.language_metrics import SCALARS
+from hf_sft.tasks.masked_words import StreamingMasked, masked_sums, told
 from hf_sft.tasks.masking import ROW, MaskingCollator, settled, special_tokens
 from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
@@ -84,19 +85,28 @@ class FillMask(Task):
             )
 
     def encode(self, rows: Dataset, processor: Any, config: Any) -> Dataset:
+        found = self._tokens(rows, processor)
+        if not self.group:
+            _tell_cut(found, self._limit(processor))
+        return self._kept(found, processor)
+
+    def _tokens(self, rows: Dataset, processor: Any) -> Dataset:
+        limit, settings = self._limit(processor), {"column": self.text, "tokenizer": processor}
+        if not self.group:
+            return rows.map(_tokenize, fn_kwargs=settings, remove_columns=rows.column_names)
+        if limit is None:
+            raise DataError("task.group: the model knows no limit. Set task.max_length.")
+        return rows.map(
+            _blocks, batched=True, batch_size=None, fn_kwargs={**settings, "limit": limit},
+            remove_columns=rows.column_names,
+        )  # fmt: skip
+
+    def _kept(self, found: Dataset, processor: Any) -> Dataset:
+        """Rows of which something could be hidden, at most as long as the model reads, numbered."""
         limit = self._limit(processor)
-        settings = {"column": self.text, "tokenizer": processor}
-        if self.group:
-            if limit is None:
-                raise DataError("task.group: the model knows no limit. Set task.max_length.")
-            settings["limit"] = limit
-            found = rows.map(
-                _blocks, batched=True, batch_size=None, fn_kwargs=settings,
-                remove_columns=rows.column_names,
-            )  # fmt: skip
-        else:
-            found = rows.map(_tokenize, fn_kwargs=settings, remove_columns=rows.column_names)
-            found = _cut(found, limit, processor)
+        if any(limit is not None and len(ids) > limit for ids in found["input_ids"]):
+            special = processor.all_special_ids
+            found = found.map(_shorten, fn_kwargs={"limit": limit, "special": special})
         kept = [
             i for i, ids in enumerate(found["input_ids"]) if 0 in special_tokens(ids, processor)
         ]
@@ -116,11 +126,20 @@ class FillMask(Task):
 
     def metrics(
         self, names: list[str], processor: Any = None, rows: Dataset | None = None
-    ) -> StreamingLanguage:
-        return StreamingLanguage()
+    ) -> StreamingMasked:
+        return StreamingMasked()
 
     def summary(self, logits: Any, labels: Any) -> torch.Tensor:
-        return token_sums(logits, labels, shifts=False)
+        return masked_sums(logits, labels)
+
+    def examples(self, metrics: Any, model: Any, processor: Any, rows: Dataset) -> dict[str, list]:
+        """The hidden words that the model held for least likely."""
+        if not metrics.surprises:
+            return {}
+        encoded = self._kept(self._tokens(rows, processor), processor)
+        hidden = encoded.select([surprise["row"] for surprise in metrics.surprises])
+        hidden = self.held_still(hidden, processor)
+        return {"most_surprising_words": told(metrics.surprises, hidden, processor)}
 
     def read_inputs(self, path: Path) -> Dataset:
         rows = lines_or_table(path, self.text)
@@ -181,18 +200,16 @@ def _tokenize(row: dict, column: str, tokenizer: Any) -> dict[str, list[int]]:
     return {"input_ids": tokenizer(row[column])["input_ids"]}
 
 
-def _cut(rows: Dataset, limit: int | None, tokenizer: Any) -> Dataset:
-    """Texts of at most ``limit`` tokens, the last of them what it was; how many are cut is told."""
+def _tell_cut(rows: Dataset, limit: int | None) -> None:
+    """How many texts will be cut at ``limit`` tokens; the last token stays what it was."""
     lengths = [len(ids) for ids in rows["input_ids"]]
     cut = sum(limit is not None and length > limit for length in lengths)
     record("texts", len(lengths), cut, limit, max(lengths, default=0))
-    if not cut:
-        return rows
-    log.warning(
-        "task.max_length: %d of %d texts are cut at %d tokens (the longest has %d). With "
-        "task.group: true nothing is lost.", cut, len(lengths), limit, max(lengths)
-    )  # fmt: skip
-    return rows.map(_shorten, fn_kwargs={"limit": limit, "special": tokenizer.all_special_ids})
+    if cut:
+        log.warning(
+            "task.max_length: %d of %d texts are cut at %d tokens (the longest has %d). With "
+            "task.group: true nothing is lost.", cut, len(lengths), limit, max(lengths)
+        )  # fmt: skip
 
 
 def _shorten(row: dict, limit: int, special: list[int]) -> dict[str, list[int]]:
