@@ -7,12 +7,13 @@ time is measured: a bare PyTorch loop, in which what is frozen runs without a gr
 (``requires_grad=False``, eval mode), with fused AdamW over what trains: forward of everything,
 backward above the cut only. Beside it the FLOP of a TransferTrainer's forward and backward, over
 those of training everything (torch's FlopCounterMode). Memory: gradients and the optimizer's
-moments, in copies of what trains (1 and 2 is the least), and the peak of one fresh process per arm
-above what it held before its first step.
+moments, in copies of what trains (1 and 2 is the least), and the peak of a fresh process above what
+it held before its first step, the median of three processes per arm.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from transformers import default_data_collator
 from hf_sft import LayerGroups, Signals, TrainAll, TrainLast, TransferTrainer
 from hf_sft.reporting.report import peak_memory
 
-STEPS = 6
+STEPS, PROCESSES = 6, 3
 
 
 def policies(groups):
@@ -121,6 +122,16 @@ def peak(arm, name, which):
     print(json.dumps({"mib": peak_memory() / 2**20 - before, "trained": trained / 2**20}))
 
 
+def peaks(arm, name, which, threads):
+    """The median peak of `PROCESSES` fresh processes, in MiB; the allocator makes them differ."""
+    command = [sys.executable, __file__, "--peak", arm, name, which, "--threads", str(threads)]
+    found = []
+    for _ in range(PROCESSES):
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(json.loads(output.splitlines()[-1])["mib"])
+    return statistics.median(found)
+
+
 def measured(name, rounds, threads):
     """policy -> its figures."""
     figures = {}
@@ -132,12 +143,7 @@ def measured(name, rounds, threads):
             found = turns({"limit": least, "ours": run}, rounds)
             counted = flops(built.model, rows, built.follower.hold)
             gradients, moments = copies(built)
-        mib = {}
-        for arm in ("limit", "ours"):
-            command = [sys.executable, __file__, "--peak", arm, name, which]
-            command += ["--threads", str(threads)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            mib[arm] = json.loads(output.splitlines()[-1])["mib"]
+        mib = {arm: peaks(arm, name, which, threads) for arm in ("limit", "ours")}
         figures[which] = {
             "found": found, "flops": counted, "gradients": gradients,
             "moments": moments, "mib": mib,

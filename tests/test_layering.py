@@ -9,7 +9,7 @@ import hf_sft
 
 ROOT = Path(hf_sft.__file__).parent
 LAYERS = """
-visible tokens bounded interruption
+visible tokens bounded interruption importing
 told
 errors packed json_text table arms paired
 transferability
