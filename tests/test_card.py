@@ -152,10 +152,21 @@ def test_a_hostile_name_is_drawn(label):
     assert drift_picture.draw([group(label, 5, 0.1)] * 200)
 
 
+def test_a_source_that_did_not_move_is_told_in_words():
+    groups = [group("stem", 0, 0.0), group("block 0", 0, 0.0), group("head", 30, None, 30)]
+    assert drift_picture.draw(groups) == b""
+    text = card.render(sample(groups=groups))
+    assert drift_picture.NAME not in text
+    assert "Nothing that came from the source moved." in text
+    assert "Nothing that came" not in card.render(sample())
+
+
 def test_nothing_of_the_source_means_no_picture():
     groups = [group("head", 30, None, 30), group("stem", 3, float("inf"))]
     assert drift_picture.draw(groups) == b""
-    assert drift_picture.NAME not in card.render(sample(groups=groups[:1]))
+    text = card.render(sample(groups=groups[:1]))
+    assert drift_picture.NAME not in text
+    assert "Nothing that came" not in text
 
 
 def test_data_on_the_hub_is_named_with_its_subset():

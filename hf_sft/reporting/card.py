@@ -101,9 +101,12 @@ def anchored(source: dict[str, Any]) -> str:
 
 
 def picture(groups: list[dict[str, Any]]) -> str:
-    """The drawing that lies beside the card, where there is something to draw."""
-    said = "Distance of each layer group to the source, in percent of its size"
-    return f"![{said}]({drift_picture.NAME})\n\n" if drift_picture.shown(groups) else ""
+    """The drawing that lies beside the card, or that there is nothing to draw."""
+    if drift_picture.shown(groups):
+        said = "Distance of each layer group to the source, in percent of its size"
+        return f"![{said}]({drift_picture.NAME})\n\n"
+    still = any(group["relative_drift"] == 0 for group in groups)
+    return "Nothing that came from the source moved.\n\n" if still else ""
 
 
 def drift(groups: list[dict[str, Any]]) -> str:

@@ -12,16 +12,20 @@ INK, BAR = "#24292f", "#2563be"
 
 
 def shown(groups: list[dict[str, Any]]) -> list[tuple[str, float, bool]]:
-    """(name, ‖θ − θ⁰‖/‖θ⁰‖ in percent, whether it trained) of what came from the source."""
-    return [
+    """(name, ‖θ − θ⁰‖/‖θ⁰‖ in percent, whether it trained) of what came from the source.
+
+    Empty where nothing of it moved, as under a linear probe.
+    """
+    rows = [
         (visible(group["name"])[:LONGEST], 100 * group["relative_drift"], bool(group["trainable"]))
         for group in groups
         if isinstance(group["relative_drift"], float) and math.isfinite(group["relative_drift"])
     ]
+    return rows if any(moved for _, moved, _ in rows) else []
 
 
 def draw(groups: list[dict[str, Any]]) -> bytes:
-    """A PNG, the same bytes for the same groups; none where nothing came from the source."""
+    """A PNG, the same bytes for the same groups; none where nothing of the source moved."""
     rows = shown(groups)
     if not rows:
         return b""
