@@ -3,18 +3,25 @@
 import argparse
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hf_sft import cli_compare, cli_explain, cli_new, cli_push, cli_rank, cli_search, cli_weights
-from hf_sft.errors import OneProcessError, RecipeError, UserError, listing, nearest
+from hf_sft import (
+    cli_compare,
+    cli_explain,
+    cli_new,
+    cli_push,
+    cli_rank,
+    cli_recipes,
+    cli_search,
+    cli_weights,
+)
+from hf_sft.errors import DataError, OneProcessError, RecipeError, UserError, nearest
+from hf_sft.finished import refuse_unfinished
 from hf_sft.interruption import farewell, listening
 from hf_sft.told import Told
-
-LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _about_recipes(partial(_command, commands))
     cli_new.add(partial(_command, commands))
     for about in (cli_rank, cli_compare, cli_search):
-        about.add(partial(_command, commands), lambda name: find_recipe(name, recipes()))
+        about.add(partial(_command, commands))
     _about_runs(partial(_command, commands))
     cli_push.add(partial(_command, commands))
     cli_weights.add(partial(_command, commands))
@@ -62,10 +69,7 @@ def _command(commands, name: str, function, text: str) -> argparse.ArgumentParse
 
 def _about_recipes(command) -> None:
     cli_explain.add(command)
-    command("list", list_recipes, "show the recipes that come with the package")
-    copy = command("copy", copy_recipe, "take a recipe to edit it")
-    copy.add_argument("recipe", help="a name from `hf-sft list`")
-    copy.add_argument("destination", type=Path, help="a file or an existing folder")
+    cli_recipes.add(command)
     check = command("check", check_recipe, "validate everything and print the plan; trains nothing")
     check.set_defaults(keeps=False)
     train = command("run", run_recipe, "train as a recipe says")
@@ -111,84 +115,23 @@ def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
     return given
 
 
-def recipes_folder() -> Path:
-    """The recipes: inside the installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    return here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
-
-
-def shipped() -> dict[str, Path]:
-    """Name (path without ending) -> file, of recipes and of configurations for accelerate."""
-    folder = recipes_folder()
-    files = sorted(folder.rglob("*.yaml"))
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-
-
-def recipes() -> dict[str, Path]:
-    """The recipes among what is shipped."""
-    return {name: file for name, file in shipped().items() if not name.startswith(LAUNCHING)}
-
-
-def find_recipe(name: str, known: dict[str, Path]) -> Path:
-    """A file of the user's, else one of ``known`` by its name.
-
-    Raises:
-        RecipeError: neither; the message names the nearest.
-    """
-    if os.path.isfile(name):
-        return Path(name)
-    key = name.removeprefix("recipes/").removesuffix(".yaml")
-    if key in known:
-        return known[key]
-    raise RecipeError(
-        f"recipe: no file '{name}', and no recipe of that name. Choices: {listing(known, 40)}."
-        f"{nearest(key, known)}"
-    )
-
-
-def list_recipes(arguments: argparse.Namespace) -> None:
-    """Print name and first comment line of every shipped recipe, then what else ``copy`` takes."""
-    for name, file in recipes().items():
-        first, _, _ = file.read_text("utf-8").partition("\n")
-        print(f"{name:48s} {first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
-    launching = [name for name in shipped() if name.startswith(LAUNCHING)]
-    print(f"For accelerate launch --config_file (copy takes them too): {listing(launching)}")
-
-
-def copy_recipe(arguments: argparse.Namespace) -> None:
-    """Copy a shipped file; an existing one is not overwritten."""
-    source, target = find_recipe(arguments.recipe, shipped()), arguments.destination
-    if target.is_dir():
-        target = target / source.name
-    if target.exists():
-        raise RecipeError(f"destination: '{target}' exists. Name another file, or remove it.")
-    if not target.parent.is_dir():
-        raise RecipeError(f"destination: the folder '{target.parent}' does not exist.")
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise RecipeError(
-            f"destination: '{target}' cannot be written: {error.strerror}."
-        ) from error
-    print(f"{target}: edit it, then: hf-sft check {target}")
-
-
 def load(arguments: argparse.Namespace):
     """The recipe on the command line with its overrides."""
+    path = cli_recipes.readable(arguments)
     from hf_sft.recipe import Recipe
 
-    return Recipe.load(find_recipe(arguments.recipe, recipes()), arguments.overrides)
+    return Recipe.load(path, arguments.overrides)
 
 
 def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
+    recipe = load(arguments)
     from hf_sft.output_folder import claim, nothing_left
     from hf_sft.processes import warn_if_fewer
     from hf_sft.publishing import refuse_hopeless
     from hf_sft.running import prepare
     from hf_sft.training_arguments import training_arguments
 
-    recipe = load(arguments)
     args = training_arguments(recipe)
     warn_if_fewer(args.world_size)
     taken = None
@@ -208,9 +151,8 @@ def check_recipe(arguments: argparse.Namespace) -> None:
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Train, print the result, and push it when asked: a push that fails takes nothing away."""
-    from hf_sft.running import run
-
     recipe = load(arguments)
+    from hf_sft.running import run
 
     def tell(report) -> None:
         if os.environ.get("RANK", "0") == "0":
@@ -221,18 +163,18 @@ def run_recipe(arguments: argparse.Namespace) -> None:
 
 def show_runs(arguments: argparse.Namespace) -> None:
     """Print a run's report, or what sets several apart; needs neither data nor models."""
+    for run in arguments.runs:
+        refuse_unfinished(run, "report.json")
     from hf_sft.reporting.report import Report
     from hf_sft.reporting.side_by_side import side_by_side
 
-    for run in arguments.runs:
-        if not (run / "report.json").is_file():
-            raise RecipeError(f"'{run}' is no finished run: report.json is missing there.")
     reports = [Report.load(run) for run in arguments.runs]
     print(reports[0].table() if len(reports) == 1 else side_by_side(arguments.runs, reports))
 
 
 def evaluate_run(arguments: argparse.Namespace) -> None:
     """Print the metrics of a saved model on the splits of its recipe."""
+    refuse_unfinished(arguments.run, "recipe.yaml", "model")
     from hf_sft.saved import evaluate
 
     print(evaluate(arguments.run))
@@ -240,6 +182,9 @@ def evaluate_run(arguments: argparse.Namespace) -> None:
 
 def predict_run(arguments: argparse.Namespace) -> None:
     """Write one record per input: what it is, the label, and every class's probability."""
+    refuse_unfinished(arguments.run, "recipe.yaml", "model")
+    if not arguments.input.exists():
+        raise DataError(f"'{arguments.input}' does not exist; give a file or a folder.")
     from hf_sft.saved import predict
 
     predict(arguments.run, arguments.input, arguments.output, arguments.batch_size)

@@ -1,17 +1,14 @@
 """The command that runs a recipe in many ways beside each other: compare."""
 
 import argparse
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-Find = Callable[[str], Path]
+from hf_sft.cli_recipes import readable
 
 
-def add(command, find: Find) -> None:
-    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+def add(command) -> None:
+    """Declare it; ``command(name, function, text)`` gives a parser."""
     text = "run a recipe's arms over seeds and data sizes, and hold them against each other"
-    sub = command("compare", partial(compare_arms, find), text)
+    sub = command("compare", compare_arms, text)
     sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
     sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
     sub.add_argument("--jobs", type=count, default=1, help="runs at the same time")
@@ -27,14 +24,14 @@ def count(text: str) -> int:
     return number
 
 
-def compare_arms(find: Find, arguments: argparse.Namespace) -> None:
+def compare_arms(arguments: argparse.Namespace) -> None:
     """Run what is missing, print the table; what failed is told last."""
+    asked, path = arguments, readable(arguments)
     from hf_sft.comparing.cells import folder
     from hf_sft.comparing.compare import compare, refuse_failures
     from hf_sft.comparing.compare_table import text
     from hf_sft.recipe import Recipe
 
-    asked, path = arguments, find(arguments.recipe)
     data = compare(path, asked.overrides, asked.jobs, asked.keep_models, asked.overwrite)
     print(text(data))
     print(f"\ncompare.html and compare.json: {folder(Recipe.load(path, asked.overrides))}")

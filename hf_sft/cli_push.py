@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from hf_sft.finished import refuse_unfinished
+
 
 def add(command) -> None:
     """The command and its arguments."""
@@ -15,6 +17,7 @@ def add(command) -> None:
 
 def push_run(arguments: argparse.Namespace) -> None:
     """Upload a finished run."""
+    refuse_unfinished(arguments.run, "report.json", "model")
     from hf_sft.hub import push
 
     private = False if arguments.public else None

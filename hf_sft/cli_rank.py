@@ -1,17 +1,14 @@
 """The command that comes before training: rank."""
 
 import argparse
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-Find = Callable[[str], Path]
+from hf_sft.cli_recipes import readable
 
 
-def add(command, find: Find) -> None:
-    """Declare it; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+def add(command) -> None:
+    """Declare it; ``command(name, function, text)`` gives a parser."""
     text = "order source models by their fit to the data; trains nothing"
-    rank = command("rank", partial(rank_models, find), text)
+    rank = command("rank", rank_models, text)
     rank.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
     rank.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
     rank.add_argument(
@@ -21,12 +18,13 @@ def add(command, find: Find) -> None:
     rank.set_defaults(takes_overrides=True)
 
 
-def rank_models(find: Find, arguments: argparse.Namespace) -> None:
+def rank_models(arguments: argparse.Namespace) -> None:
     """Print every candidate's scores on the recipe's training rows."""
+    path = readable(arguments)
     from hf_sft.ranking.rank import overrides_among, rank, show
     from hf_sft.recipe import Recipe
 
     models, late = overrides_among(arguments.models)
     changes = [*arguments.overrides, *late]
-    recipe = Recipe.load(find(arguments.recipe), changes, opens=["data"])
+    recipe = Recipe.load(path, changes, opens=["data"])
     print(show(rank(recipe, models)))

@@ -1,19 +1,18 @@
 """The commands that look for a recipe's settings: search and lr."""
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-Find = Callable[[str], Path]
+from hf_sft.cli_recipes import readable
+from hf_sft.errors import RecipeError
 
 
-def add(command, find: Find) -> None:
-    """Declare them; ``command(name, function, text)`` gives a parser, ``find`` a recipe's file."""
+def add(command) -> None:
+    """Declare them; ``command(name, function, text)`` gives a parser."""
     text = "look for the best learning rate, λ and freezing, or what a recipe's search block names"
-    look = command("search", partial(search_recipe, find), text)
+    look = command("search", search_recipe, text)
     text = "try rising learning rates for a few steps and suggest one; leaves all as it was"
-    rates = command("lr", partial(test_rates, find), text)
+    rates = command("lr", test_rates, text)
     for sub in (look, rates):
         sub.add_argument("recipe", help="a YAML file, or a name from `hf-sft list`")
         sub.add_argument("override", nargs="*", help="a.b=c, the value read as YAML")
@@ -25,25 +24,26 @@ def add(command, find: Find) -> None:
     rates.add_argument("--picture", type=Path, help="an svg file of the curve")
 
 
-def search_recipe(find: Find, arguments: argparse.Namespace) -> None:
+def search_recipe(arguments: argparse.Namespace) -> None:
     """Run the trials that are missing; print the table and where the best recipe lies."""
+    path = readable(arguments)
     from hf_sft.searching.search import search
     from hf_sft.searching.search_table import text
 
-    data, place = search(find(arguments.recipe), arguments.overrides, arguments.overwrite)
+    data, place = search(path, arguments.overrides, arguments.overwrite)
     print(text(data))
     print(f"\nbest.yaml, search.html and search.json: {place}")
 
 
-def test_rates(find: Find, arguments: argparse.Namespace) -> None:
+def test_rates(arguments: argparse.Namespace) -> None:
     """Print what the test says, and draw it where asked."""
-    from hf_sft.errors import RecipeError
-    from hf_sft.searching.rate_test import picture, rate_test, told
-
     asked, file = arguments, arguments.picture
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise RecipeError(f"--picture: '{file}' is a folder, or lies in none. Name an svg file.")
-    found = rate_test(find(asked.recipe), asked.overrides, asked.low, asked.high, asked.steps)
+    path = readable(asked)
+    from hf_sft.searching.rate_test import picture, rate_test, told
+
+    found = rate_test(path, asked.overrides, asked.low, asked.high, asked.steps)
     print(told(found))
     if file is not None:
         file.write_text(picture(found), "utf-8")

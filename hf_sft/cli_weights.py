@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from hf_sft.finished import refuse_unfinished
+
 
 def add(command) -> None:
     """Declare them; ``command(name, function, text)`` gives a parser."""
@@ -47,6 +49,7 @@ def count(text: str) -> int:
 
 def blend_run(arguments: argparse.Namespace) -> None:
     """Walk from the source to the run, and save the chosen model."""
+    refuse_unfinished(arguments.run)
     from hf_sft.weights.blend import blend
 
     asked = arguments
@@ -58,6 +61,8 @@ def blend_run(arguments: argparse.Namespace) -> None:
 
 def soup_runs(arguments: argparse.Namespace) -> None:
     """Average runs, and save the soup."""
+    for run in arguments.runs:
+        refuse_unfinished(run)
     from hf_sft.weights.soup import soup
 
     print(soup(arguments.runs, arguments.output, arguments.method))
@@ -66,6 +71,7 @@ def soup_runs(arguments: argparse.Namespace) -> None:
 
 def adapt_run(arguments: argparse.Namespace) -> None:
     """Adapt a model to inputs without labels, and save it."""
+    refuse_unfinished(arguments.run)
     from hf_sft.weights.adapt import adapt
 
     asked = arguments

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_sft.errors import RecipeError, listing
+from hf_sft.finished import refuse_unfinished
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import dump, read
 from hf_sft.reporting import drift_picture
@@ -202,8 +203,7 @@ def recorded_recipe(folder: Path, opens: Sequence[str]) -> Recipe:
     Raises:
         RecipeError: the folder is no run, or a file of the blocks ``opens`` is gone.
     """
-    if not (folder / RECIPE).is_file() or not (folder / MODEL).is_dir():
-        raise RecipeError(f"'{folder}' is no finished run: {RECIPE} or {MODEL}/ is missing there.")
+    refuse_unfinished(folder, RECIPE, MODEL)
     origin = folder / CHECKPOINTS / ORIGIN
     base = Path(origin.read_text("utf-8")) if origin.is_file() else None
     return Recipe.load(folder / RECIPE, base=base, opens=opens)

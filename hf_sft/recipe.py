@@ -23,7 +23,7 @@ from hf_sft.models import ModelSource
 from hf_sft.nonfinite import NonFinite
 from hf_sft.penalties import Penalty
 from hf_sft.problems import problem
-from hf_sft.recipe_text import BLOCKS, apply_override, read, refuse_tokens
+from hf_sft.recipe_text import BLOCKS, written
 from hf_sft.resources import Locate, locator
 from hf_sft.searching.space import Search
 from hf_sft.tasks import Task
@@ -85,9 +85,7 @@ class Recipe:
         """
         path = Path(path)
         base = path.resolve().parent if base is None else base
-        raw = read(path)
-        problems = _override_problems(raw, overrides)
-        refuse_tokens(raw, path.name)
+        raw, problems = written(path, overrides), []
         blocks = _blocks(raw, problems)
         problems += metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
         problems += drawn_conflicts(blocks)
@@ -135,19 +133,8 @@ class Recipe:
 def _written_in(path: Path, problem: str, overrides: Sequence[str]) -> str:
     """The file, or that it is not the file: where the value is that a problem is about."""
     keys = (override.partition("=")[0] for override in overrides)
-    ours = any(problem.startswith((f"{key}:", f"{key}.", repr(key)[:-1])) for key in keys if key)
+    ours = any(problem.startswith((f"{key}:", f"{key}.")) for key in keys if key)
     return "override" if ours else path.name
-
-
-def _override_problems(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Apply the overrides in place; what is wrong with them."""
-    problems = []
-    for override in overrides:
-        try:
-            apply_override(raw, override)
-        except RecipeError as error:
-            problems.append(str(error))
-    return problems
 
 
 def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:

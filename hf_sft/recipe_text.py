@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,24 @@ def read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path.name}: no YAML: {error}") from error
     if not isinstance(raw, dict):
         raise RecipeError(f"{path.name}: a mapping of blocks is wanted ({listing(BLOCKS)}).")
+    return raw
+
+
+def written(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The blocks of a recipe's file with overrides applied; nothing but their form is checked.
+
+    Raises:
+        RecipeError: no YAML, a token in it, or overrides that are none, all of them.
+    """
+    raw, problems = read(path), []
+    for override in overrides:
+        try:
+            apply_override(raw, override)
+        except RecipeError as error:
+            problems.append(f"override: {error}")
+    if problems:
+        raise RecipeError("\n".join(problems))
+    refuse_tokens(raw, path.name)
     return raw
 
 

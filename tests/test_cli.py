@@ -4,11 +4,12 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny_run import ROWS, picture, text_recipe, write_csv
 
-from hf_sft import cli
+from hf_sft import cli_recipes
 from hf_sft.cli import main
 
 
@@ -30,9 +31,7 @@ def refused(capsys, *command):
 
 
 def files_here():
-    return {
-        path: path.read_bytes() if path.is_file() else None for path in cli.Path.cwd().rglob("*")
-    }
+    return {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")}
 
 
 QUICK = ["--help", "run --help", "list", "copy quickstart DEST"]
@@ -60,12 +59,42 @@ def test_help_list_and_copy_answer_at_once(tmp_path, command):
     assert min(took) < 1
 
 
+def test_what_is_seen_at_once_is_told_before_anything_large_is_imported(tmp_path):
+    (tmp_path / "torn.yaml").write_text("task: {type: [\n")
+    mistakes = [
+        *(f"{command} gone.yaml" for command in ("run", "check", "compare", "search", "lr")),
+        "rank gone.yaml --models x", "run torn.yaml", "check quickstart training.=1",
+        "compare quickstart data={a", "search quickstart task.type.x=1", "show gone",
+        "evaluate gone", "predict gone x", "push gone me/it", "blend gone --output x",
+        "soup gone --output x", "adapt gone x --output x --method tent", "run .",
+    ]  # fmt: skip
+    script = (
+        "import sys; from hf_sft.cli import main\n"
+        "codes = {words: main(words.split()) for words in sys.argv[1:]}\n"
+        "assert set(codes.values()) == {2}, codes\n"
+        "print({'torch', 'transformers', 'datasets', 'numpy', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *mistakes],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr.count("hf-sft: ")) == ("set()\n", len(mistakes)), done.stderr
+
+
+def test_a_run_says_which_recipe_it_reads_before_it_imports(capsys, recipe, monkeypatch):
+    capsys.readouterr()
+    for rank, told in (("0", f"hf-sft: reading {recipe}\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["run", str(recipe), "task.type=none"]) == 2
+        assert capsys.readouterr().err.partition("hf-sft: override")[0] == told
+
+
 def test_list_names_recipes_and_copy_takes_one(capsys, tmp_path):
     assert main(["list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in listed[:-1]]
-    assert "quickstart" in names
-    assert not [name for name in names if name.startswith("accelerate/")]
+    assert max(map(len, listed)) <= 100
+    assert set(cli_recipes.recipes()) <= set(names)
     assert "accelerate/cpu_2" in listed[-1]
     for given, name in [
         ("quickstart", "quickstart"),
@@ -74,17 +103,21 @@ def test_list_names_recipes_and_copy_takes_one(capsys, tmp_path):
     ]:
         target = tmp_path / given.replace("/", "_")
         assert main(["copy", given, str(target)]) == 0
-        assert target.read_bytes() == cli.shipped()[name].read_bytes()
+        hint = "accelerate launch --config_file" if "accelerate" in given else "hf-sft check"
+        assert f"{hint} {target}" in capsys.readouterr().out
+        assert target.read_bytes() == cli_recipes.shipped()[name].read_bytes()
 
 
 def test_list_shows_the_headline_of_a_recipe_and_no_settings(capsys, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "one.yaml").write_text("# What it is.\n# More.\ntask: {}\n")
-    (tmp_path / "two.yaml").write_text("task: {}\n")
-    monkeypatch.setattr(cli, "recipes_folder", lambda: tmp_path)
+    for name, task, model in [("a/one", "t", "x/y"), ("two", "s", "package:p/q/r.pth")]:
+        blocks = f"task: {{type: {task}}}\nmodel: {{name: '{model}'}}\n"
+        (tmp_path / f"{name}.yaml").write_text(f"# What {name} is.\n# More.\n{blocks}")
+    monkeypatch.setattr(cli_recipes, "recipes_folder", lambda: tmp_path)
     assert main(["list"]) == 0
     listed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert listed[:2] == [["a/one", "What it is."], ["two"]]
+    assert listed[:3] == [["s"], ["two", "package:p"], ["What", "two is."]]
+    assert listed[3:6] == [["t"], ["a/one", "x/y"], ["What", "a/one is."]]
 
 
 def test_copy_does_not_overwrite(capsys, recipe, tmp_path):
@@ -239,7 +272,7 @@ def test_interrupting_and_a_closed_pipe(capsys, monkeypatch):
     def stop(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "list_recipes", stop)
+    monkeypatch.setattr(cli_recipes, "list_recipes", stop)
     assert main(["list"]) == 130
     assert "interrupted" in capsys.readouterr().err
     monkeypatch.undo()

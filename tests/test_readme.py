@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_sft.cli import find_recipe, parser, recipes
+from hf_sft.cli import parser
+from hf_sft.cli_recipes import find_recipe, recipes
 from hf_sft.component import choices
 from hf_sft.recipe import Recipe
 from hf_sft.reference import KINDS

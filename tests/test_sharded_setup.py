@@ -8,7 +8,7 @@ import tiny
 import yaml
 
 from hf_sft import L2SP, Gradual, LoRASP, LwF, Mixout, TrainLast, TransferTrainer
-from hf_sft.cli import recipes_folder
+from hf_sft.cli_recipes import recipes_folder
 from hf_sft.errors import UserError
 from hf_sft.freezing import TrainAll
 from hf_sft.processes import refuse_sharded
