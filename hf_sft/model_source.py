@@ -1,13 +1,15 @@
 """ModelSource, the ``model`` block, and LoadedModel, what it has become."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, Field
 
+from hf_sft.errors import SourceError
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.resources import PACKAGE, SHA256
 from hf_sft.weight_files import ENDINGS
@@ -31,6 +33,8 @@ class ModelSource(BaseModel):
         layer_groups: ordered globs, for a model that cannot be ordered by itself.
         pretrained: false: the network of the source with weights drawn anew, by training.seed;
             θ⁰ is that draw.
+        channels_last: weights of convolutions in torch.channels_last; the same values, and faster
+            on some machines, see ``hf-sft speed``.
         trust_remote_code: run code of the Hub's repository.
 
     Example: {name: sentence-transformers/all-MiniLM-L6-v2}
@@ -48,6 +52,7 @@ class ModelSource(BaseModel):
     backbone_of: dict[str, Any] | None = None
     layer_groups: list[str] | None = None
     pretrained: bool = True
+    channels_last: bool = False
     trust_remote_code: bool = False
 
     def files(self) -> dict[str, str]:
@@ -98,6 +103,25 @@ class LoadedModel:
     original: Callable[[], tuple[transformers.PreTrainedModel, bool]]
     rows: dict[str, int] = field(default_factory=dict)
     inside: Any = None
+
+    def channels_last(self) -> "LoadedModel":
+        """The same, weights of images' convolutions in torch.channels_last; so is the original.
+
+        Raises:
+            SourceError: no weight has four dimensions.
+        """
+        if not any(parameter.ndim == 4 for parameter in self.model.parameters()):
+            raise SourceError(
+                f"model.channels_last: {self.source.name!r} has no convolution of images (no "
+                "weight of four dimensions) that could be laid out so. Leave the key out."
+            )
+
+        def original() -> tuple[transformers.PreTrainedModel, bool]:
+            model, has_head = self.original()
+            return model.to(memory_format=torch.channels_last), has_head
+
+        model = self.model.to(memory_format=torch.channels_last)
+        return replace(self, model=model, original=original)
 
     def compared(self, original: Any, collate: Callable, groups: LayerGroups, model: Any) -> dict:
         """What `drift.compare` takes to hold ``model``, tuned, against its ``original``."""

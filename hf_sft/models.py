@@ -36,12 +36,15 @@ def load_model(source: ModelSource, task: Task, names: list[str], locate: Locate
 
     Raises:
         SourceError: nothing there, quantised weights, remote code, or a parameter of the backbone
-            that would start from random values or stay unused without the recipe saying so.
+            that would start from random values or stay unused without the recipe saying so; or
+            ``channels_last`` of a model without convolutions of images.
     """
     if source.backbone_of is None:
-        return _load(source, task, names, locate)
-    own = source.model_copy(update={"backbone_of": {}, "layer_groups": None})
-    return surround(_load(own, AsItIs(), [], locate), source, task, names)
+        loaded = _load(source, task, names, locate)
+    else:
+        own = source.model_copy(update={"backbone_of": {}, "layer_groups": None})
+        loaded = surround(_load(own, AsItIs(), [], locate), source, task, names)
+    return loaded.channels_last() if source.channels_last else loaded
 
 
 def _load(source: ModelSource, task: Task, names: list[str], locate: Locate) -> LoadedModel:

@@ -49,6 +49,8 @@ def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
         processor = reads.from_pretrained(folder, **trust)
     except Exception as error:  # bad json, torn tensors: a dozen unrelated types
         raise SourceError(f"'{folder}' cannot be loaded: {error}. Train it anew.") from error
+    if recipe.model.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return recipe, model.eval().to(device), processor
 
