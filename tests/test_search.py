@@ -101,6 +101,29 @@ def test_what_was_under_way_is_run_again_with_the_same_values(searched, monkeypa
     assert data["trials"][-1]["params"]["training.learning_rate"] == values
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_the_seconds_of_a_stopped_trial_count(tmp_path, monkeypatch, stop):
+    monkeypatch.chdir(tmp_path)
+    path, clock, parts = recipe_in(tmp_path, trials=1), [0.0], [2.0, 3.0, 5.0]
+
+    def trains(trial, prunes):
+        clock[0] += parts.pop(0)
+        prunes(1, 0.5)
+        if parts:
+            clock[0] += 0.25
+            raise stop
+        return {"target": 0.5, "retention": 1.0}
+
+    monkeypatch.setattr("hf_sft.searching.search.train", trains)
+    monkeypatch.setattr("hf_sft.searching.search.time.monotonic", lambda: clock[0])
+    for _ in range(2):
+        with pytest.raises(stop):
+            search(path)
+        clock[0] += 1000  # until someone goes on
+    data, _ = search(path)
+    assert [row["seconds"] for row in data["trials"]] == [2.25 + 3.25 + 5.0]
+
+
 def test_without_optuna_the_remedy_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "hf-sft[search]" in refused(capsys, "search", recipe_in(tmp_path))

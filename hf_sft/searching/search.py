@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,14 +131,22 @@ class Searched:
         own, name = suggested(self.over, trial), studies.folder_of(trial)
         if studies.FOLDER not in trial.user_attrs:
             shutil.rmtree(self.place / name, ignore_errors=True)
+        began = time.monotonic() - studies.taken(trial)
+
+        def count() -> None:
+            trial.set_user_attr(studies.SECONDS, time.monotonic() - began)
 
         def prunes(step: int, score: float) -> bool:
+            count()  # what comes after it is lost if the search is killed
             trial.report(score, step)
             return trial.should_prune()
 
         file = self.place / f"{name}.log"
         order = Trial(self.recipe.path, self.recipe.base, self.words(own, name), self.metric, file)
-        found = train(order, prunes)
+        try:
+            found = train(order, prunes)
+        finally:
+            count()
         shutil.rmtree(self.place / name, ignore_errors=True)  # what was stopped has not come here
         return found
 

@@ -13,6 +13,7 @@ from hf_sft.searching.space import Search
 FILE = "study.db"
 CONSTRAINT = "constraint"
 FOLDER = "folder"  # of a trial that goes on where an earlier one was stopped
+SECONDS = "seconds"  # that a trial has taken, those of the one it goes on with too
 MISSING = (
     "search: the package optuna is not installed. Install it with pip install 'hf-sft[search]'."
 )
@@ -67,13 +68,20 @@ def opened(folder: Path, asked: Search, greater: bool, identity: dict[str, Any])
     )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={FOLDER: folder_of(trial)})
+        study.enqueue_trial(
+            trial.params, user_attrs={FOLDER: folder_of(trial), SECONDS: taken(trial)}
+        )
     return study
 
 
 def folder_of(trial: Any) -> str:
     """The name of a trial's folder: its own, or that of the one it goes on with."""
     return trial.user_attrs.get(FOLDER, f"trial-{trial.number}")
+
+
+def taken(trial: Any) -> float:
+    """The seconds that a trial has taken as far as is known."""
+    return trial.user_attrs.get(SECONDS, 0.0)
 
 
 def _constraint(trial: Any) -> tuple[float]:
@@ -111,7 +119,7 @@ def rows(study: Any) -> list[dict[str, Any]]:
             "retention": trial.user_attrs.get("retention"),
             "seen": [[step, score] for step, score in sorted(trial.intermediate_values.items())],
             "problem": trial.user_attrs.get("problem"),
-            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            "seconds": taken(trial),
         }
         for trial in study.trials
         if trial.user_attrs.get("ended")
