@@ -33,7 +33,12 @@ RUN = """
 import time
 BEGAN = time.perf_counter()
 {stop}
-stop_at_the_first_step()
+class Running:
+    @staticmethod
+    def find_spec(name, *_):  # no import of transformers before the command's own
+        if name == "hf_sft.running":
+            stop_at_the_first_step()
+sys.meta_path.insert(0, Running)
 from hf_sft.cli import main
 sys.exit(main(["run", {recipe!r}, "training.output_dir=" + {folder!r}]))
 """

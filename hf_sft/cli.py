@@ -20,6 +20,7 @@ from hf_sft import (
 )
 from hf_sft.errors import DataError, OneProcessError, RecipeError, UserError, nearest
 from hf_sft.finished import refuse_unfinished
+from hf_sft.importing import importing
 from hf_sft.interruption import farewell, listening
 from hf_sft.told import Told
 
@@ -118,7 +119,8 @@ def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
 def load(arguments: argparse.Namespace):
     """The recipe on the command line with its overrides."""
     path = cli_recipes.readable(arguments)
-    from hf_sft.recipe import Recipe
+    with importing():
+        from hf_sft.recipe import Recipe
 
     return Recipe.load(path, arguments.overrides)
 
@@ -126,11 +128,12 @@ def load(arguments: argparse.Namespace):
 def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
     recipe = load(arguments)
-    from hf_sft.output_folder import claim, nothing_left
-    from hf_sft.processes import warn_if_fewer
-    from hf_sft.publishing import refuse_hopeless
-    from hf_sft.running import prepare
-    from hf_sft.training_arguments import training_arguments
+    with importing():
+        from hf_sft.output_folder import claim, nothing_left
+        from hf_sft.processes import warn_if_fewer
+        from hf_sft.publishing import refuse_hopeless
+        from hf_sft.running import prepare
+        from hf_sft.training_arguments import training_arguments
 
     args = training_arguments(recipe)
     warn_if_fewer(args.world_size)
@@ -152,7 +155,8 @@ def check_recipe(arguments: argparse.Namespace) -> None:
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Train, print the result, and push it when asked: a push that fails takes nothing away."""
     recipe = load(arguments)
-    from hf_sft.running import run
+    with importing():
+        from hf_sft.running import run
 
     def tell(report) -> None:
         if os.environ.get("RANK", "0") == "0":
@@ -165,8 +169,9 @@ def show_runs(arguments: argparse.Namespace) -> None:
     """Print a run's report, or what sets several apart; needs neither data nor models."""
     for run in arguments.runs:
         refuse_unfinished(run, "report.json")
-    from hf_sft.reporting.report import Report
-    from hf_sft.reporting.side_by_side import side_by_side
+    with importing():
+        from hf_sft.reporting.report import Report
+        from hf_sft.reporting.side_by_side import side_by_side
 
     reports = [Report.load(run) for run in arguments.runs]
     print(reports[0].table() if len(reports) == 1 else side_by_side(arguments.runs, reports))
@@ -175,7 +180,8 @@ def show_runs(arguments: argparse.Namespace) -> None:
 def evaluate_run(arguments: argparse.Namespace) -> None:
     """Print the metrics of a saved model on the splits of its recipe."""
     refuse_unfinished(arguments.run, "recipe.yaml", "model")
-    from hf_sft.saved import evaluate
+    with importing():
+        from hf_sft.saved import evaluate
 
     print(evaluate(arguments.run))
 
@@ -185,6 +191,7 @@ def predict_run(arguments: argparse.Namespace) -> None:
     refuse_unfinished(arguments.run, "recipe.yaml", "model")
     if not arguments.input.exists():
         raise DataError(f"'{arguments.input}' does not exist; give a file or a folder.")
-    from hf_sft.saved import predict
+    with importing():
+        from hf_sft.saved import predict
 
     predict(arguments.run, arguments.input, arguments.output, arguments.batch_size)

@@ -3,6 +3,7 @@
 import argparse
 
 from hf_sft.cli_recipes import readable
+from hf_sft.importing import importing
 
 
 def add(command) -> None:
@@ -27,10 +28,11 @@ def count(text: str) -> int:
 def compare_arms(arguments: argparse.Namespace) -> None:
     """Run what is missing, print the table; what failed is told last."""
     asked, path = arguments, readable(arguments)
-    from hf_sft.comparing.cells import folder
-    from hf_sft.comparing.compare import compare, refuse_failures
-    from hf_sft.comparing.compare_table import text
-    from hf_sft.recipe import Recipe
+    with importing():
+        from hf_sft.comparing.cells import folder
+        from hf_sft.comparing.compare import compare, refuse_failures
+        from hf_sft.comparing.compare_table import text
+        from hf_sft.recipe import Recipe
 
     data = compare(path, asked.overrides, asked.jobs, asked.keep_models, asked.overwrite)
     print(text(data))

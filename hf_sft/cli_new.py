@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_sft.errors import RecipeError
+from hf_sft.importing import importing
 from hf_sft.told import told
 
 
@@ -23,8 +24,9 @@ def new_recipe(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if output is not None:
         _refuse(output)
-    from hf_sft.new.recipe import propose
-    from hf_sft.new.summary import summary
+    with importing():
+        from hf_sft.new.recipe import propose
+        from hf_sft.new.summary import summary
 
     folder = Path() if output is None else output.parent
     given = arguments.overrides
@@ -51,7 +53,8 @@ def _write(output: Path, text: str) -> None:
     Raises:
         RecipeError: the recipe, with what the command line asked for, cannot be.
     """
-    from hf_sft.recipe import Recipe
+    with importing():
+        from hf_sft.recipe import Recipe
 
     try:
         with output.open("x", encoding="utf-8") as file:

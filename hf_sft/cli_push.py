@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_sft.finished import refuse_unfinished
+from hf_sft.importing import importing
 
 
 def add(command) -> None:
@@ -18,7 +19,8 @@ def add(command) -> None:
 def push_run(arguments: argparse.Namespace) -> None:
     """Upload a finished run."""
     refuse_unfinished(arguments.run, "report.json", "model")
-    from hf_sft.hub import push
+    with importing():
+        from hf_sft.hub import push
 
     private = False if arguments.public else None
     print(push(arguments.run, arguments.repo, private=private, revision=arguments.revision))

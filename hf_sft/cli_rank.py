@@ -3,6 +3,7 @@
 import argparse
 
 from hf_sft.cli_recipes import readable
+from hf_sft.importing import importing
 
 
 def add(command) -> None:
@@ -21,8 +22,9 @@ def add(command) -> None:
 def rank_models(arguments: argparse.Namespace) -> None:
     """Print every candidate's scores on the recipe's training rows."""
     path = readable(arguments)
-    from hf_sft.ranking.rank import overrides_among, rank, show
-    from hf_sft.recipe import Recipe
+    with importing():
+        from hf_sft.ranking.rank import overrides_among, rank, show
+        from hf_sft.recipe import Recipe
 
     models, late = overrides_among(arguments.models)
     changes = [*arguments.overrides, *late]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_sft.cli_recipes import readable
 from hf_sft.errors import RecipeError
+from hf_sft.importing import importing
 
 
 def add(command) -> None:
@@ -27,8 +28,9 @@ def add(command) -> None:
 def search_recipe(arguments: argparse.Namespace) -> None:
     """Run the trials that are missing; print the table and where the best recipe lies."""
     path = readable(arguments)
-    from hf_sft.searching.search import search
-    from hf_sft.searching.search_table import text
+    with importing():
+        from hf_sft.searching.search import search
+        from hf_sft.searching.search_table import text
 
     data, place = search(path, arguments.overrides, arguments.overwrite)
     print(text(data))
@@ -41,7 +43,8 @@ def test_rates(arguments: argparse.Namespace) -> None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise RecipeError(f"--picture: '{file}' is a folder, or lies in none. Name an svg file.")
     path = readable(asked)
-    from hf_sft.searching.rate_test import picture, rate_test, told
+    with importing():
+        from hf_sft.searching.rate_test import picture, rate_test, told
 
     found = rate_test(path, asked.overrides, asked.low, asked.high, asked.steps)
     print(told(found))

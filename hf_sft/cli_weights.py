@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_sft.finished import refuse_unfinished
+from hf_sft.importing import importing
 
 
 def add(command) -> None:
@@ -50,7 +51,8 @@ def count(text: str) -> int:
 def blend_run(arguments: argparse.Namespace) -> None:
     """Walk from the source to the run, and save the chosen model."""
     refuse_unfinished(arguments.run)
-    from hf_sft.weights.blend import blend
+    with importing():
+        from hf_sft.weights.blend import blend
 
     asked = arguments
     result = blend(
@@ -63,7 +65,8 @@ def soup_runs(arguments: argparse.Namespace) -> None:
     """Average runs, and save the soup."""
     for run in arguments.runs:
         refuse_unfinished(run)
-    from hf_sft.weights.soup import soup
+    with importing():
+        from hf_sft.weights.soup import soup
 
     print(soup(arguments.runs, arguments.output, arguments.method))
     print(f"\nModel and card: {arguments.output}")
@@ -72,7 +75,8 @@ def soup_runs(arguments: argparse.Namespace) -> None:
 def adapt_run(arguments: argparse.Namespace) -> None:
     """Adapt a model to inputs without labels, and save it."""
     refuse_unfinished(arguments.run)
-    from hf_sft.weights.adapt import adapt
+    with importing():
+        from hf_sft.weights.adapt import adapt
 
     asked = arguments
     print(adapt(asked.run, asked.input, asked.output, asked.method, asked.batch_size))
