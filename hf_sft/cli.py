@@ -16,6 +16,7 @@ from hf_sft import (
     cli_rank,
     cli_recipes,
     cli_search,
+    cli_speed,
     cli_weights,
 )
 from hf_sft.errors import DataError, OneProcessError, RecipeError, UserError, nearest
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _about_recipes(partial(_command, commands))
     cli_new.add(partial(_command, commands))
-    for about in (cli_rank, cli_compare, cli_search):
+    for about in (cli_rank, cli_compare, cli_search, cli_speed):
         about.add(partial(_command, commands))
     _about_runs(partial(_command, commands))
     cli_push.add(partial(_command, commands))
@@ -127,6 +128,7 @@ def load(arguments: argparse.Namespace):
 
 def check_recipe(arguments: argparse.Namespace) -> None:
     """Everything ``run`` does before its first step, and nothing on disk."""
+    os.environ.setdefault("TQDM_DELAY", "1")  # s: no bars of what takes a moment among the lines
     recipe = load(arguments)
     with importing():
         from hf_sft.output_folder import claim, nothing_left

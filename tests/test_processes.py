@@ -89,4 +89,5 @@ def test_accelerate_launch_on_the_cpu_says_that_one_process_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 processes were asked for, 1 runs" in done.stderr
     assert "--nproc_per_node 2" in done.stderr
+    assert "examples/s" not in done.stderr  # no bars of what takes a moment
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import pytest
 from tiny_run import text_recipe
 
 from hf_sft import hub, publishing
+from hf_sft.cli import main
 from hf_sft.errors import RecipeError
 from hf_sft.recipe import Recipe
 from hf_sft.running import prepare, run
@@ -34,6 +35,18 @@ def test_without_token_or_network_nothing_is_trained(tmp_path, monkeypatch):
     assert "recipe.yaml: training.push_to_hub: no token of the Hub is known. Run `hf auth" in said
     assert "HF_HUB_OFFLINE switches the Hub off" in said
     assert f"run later: hf-sft push {tmp_path}/out user/tuned --public --revision second" in said
+
+
+def test_check_refuses_a_hopeless_push_as_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    recipe = text_recipe(tmp_path)
+    asked = ("training.push_to_hub=true", "training.hub_model_id=my model/x")
+    assert main(["check", str(recipe), *asked]) == 2
+    output = capsys.readouterr()
+    assert "The recipe is good" not in output.out
+    assert "training.hub_model_id: 'my model/x' is no name of a repository" in output.err
+    assert "training.push_to_hub: no token of the Hub is known." in output.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("ready")
