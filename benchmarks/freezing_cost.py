@@ -40,7 +40,7 @@ from hf_sft import (
     TransferTrainer,
 )
 from hf_sft.models import ModelSource, load_model
-from hf_sft.reporting.report import peak_memory
+from hf_sft.reporting.measured import peak_memory
 from hf_sft.resources import locator
 from hf_sft.tasks import TextClassification
 

@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import default_data_collator
 
 from hf_sft import LayerGroups, Signals, TrainAll, TrainLast, TransferTrainer
-from hf_sft.reporting.report import peak_memory
+from hf_sft.reporting.measured import peak_memory
 
 STEPS, PROCESSES = 6, 3
 

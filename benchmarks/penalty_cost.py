@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments
 
 import hf_sft
 from hf_sft import TransferTrainer
-from hf_sft.reporting.report import peak_memory
+from hf_sft.reporting.measured import peak_memory
 
 STEPS = 5
 ARMS = {

@@ -38,7 +38,7 @@ from measured import (
 from transformers import Trainer, TrainerCallback
 
 from hf_sft import L2SP, TransferTrainer
-from hf_sft.reporting.report import peak_memory
+from hf_sft.reporting.measured import peak_memory
 
 CASES = {**MODELS, "minilm-32": "MiniLM, 32 × 32 tokens"}
 ARMS = ("plain", "gradient", "proximal", "autograd")

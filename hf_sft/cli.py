@@ -171,12 +171,16 @@ def show_runs(arguments: argparse.Namespace) -> None:
     """Print a run's report, or what sets several apart; needs neither data nor models."""
     for run in arguments.runs:
         refuse_unfinished(run, "report.json")
-    with importing():
-        from hf_sft.reporting.report import Report
-        from hf_sft.reporting.side_by_side import side_by_side
+    from hf_sft.reporting.report import Report
 
     reports = [Report.load(run) for run in arguments.runs]
-    print(reports[0].table() if len(reports) == 1 else side_by_side(arguments.runs, reports))
+    if len(reports) == 1:
+        print(reports[0].table())
+        return
+    with importing():
+        from hf_sft.reporting.side_by_side import side_by_side
+
+    print(side_by_side(arguments.runs, reports))
 
 
 def evaluate_run(arguments: argparse.Namespace) -> None:

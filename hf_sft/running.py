@@ -24,7 +24,7 @@ from hf_sft.penalties import FunctionPrior
 from hf_sft.processes import refuse_sharded, warn_if_fewer
 from hf_sft.publishing import publish, push_when_asked, refuse_hopeless
 from hf_sft.recipe import Recipe
-from hf_sft.reporting.report import Report
+from hf_sft.reporting.measured import Report, measured
 from hf_sft.reporting.source_probe import SourceProbe
 from hf_sft.tasks import cut_texts
 from hf_sft.training.rehearsal import rehearse
@@ -109,7 +109,7 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     take_average_(prepared.trainer)
     with unlost.written(recipe.output_dir):
         keep_model(recipe, prepared)  # before anything is measured: the training is not lost then
-        report = Report.of(recipe, prepared, started)
+        report = measured(recipe, prepared, started)
         publish(recipe, prepared, report)
     return report
 

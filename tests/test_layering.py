@@ -12,7 +12,7 @@ LAYERS = """
 visible tokens bounded interruption importing
 told
 errors packed json_text table arms paired
-finished
+finished report
 transferability
 component resources recipe_text problems draws source_licence
 comparison nonfinite space
@@ -54,8 +54,7 @@ recipe drift_picture
 drift model_folder output_folder outlook processes data_identity charts prediction_files
 training_arguments plan unlost
 outcome
-report
-report_page
+measured report_page
 usage side_by_side
 card_metadata without_rows retrying
 card
@@ -200,6 +199,6 @@ def test_the_rules_can_be_broken():
     path = Path("penalties/new.py")
     assert upward(path, imports(bad)) == ["cli", "running"]
     assert forbidden(path, imports(bad)) == ["transformers.models"]
-    inner = ast.parse("def f():\n    from hf_sft.reporting.report import Report")
-    assert upward(Path("loaders/x.py"), imports(inner)) == ["report"]
+    inner = ast.parse("def f():\n    from hf_sft.reporting.card import render")
+    assert upward(Path("loaders/x.py"), imports(inner)) == ["card"]
     assert list(imports(inner, whole_file=False)) == []

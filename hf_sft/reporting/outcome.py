@@ -18,10 +18,10 @@ from hf_sft.loaders.hub import commit_of
 from hf_sft.penalties.lora_adapters import deltas
 from hf_sft.recipe import Recipe
 from hf_sft.reporting import drift
+from hf_sft.reporting.report import DRAWN
 
 log = logging.getLogger(__name__)
 
-DRAWN = "nothing: the weights were drawn anew"
 TIMES = ("_runtime", "_per_second", "_model_preparation_time")
 
 

@@ -1,22 +1,15 @@
-"""Report: metrics, what moved and what did not, cost, recipe, versions."""
+"""Report: what a run leaves to be read, from its file and as text; needs no torch."""
 
 import json
 import os
-import platform
-import resource
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_sft.errors import listing
-from hf_sft.recipe import Recipe
-from hf_sft.reporting import outcome
 from hf_sft.table import table
 
-PACKAGES = ("hf-sft", "torch", "transformers", "accelerate", "datasets", "evaluate", "timm")
+DRAWN = "nothing: the weights were drawn anew"  # what the source's function is measured by
 
 
 @dataclass(frozen=True)
@@ -24,35 +17,6 @@ class Report:
     """What a run leaves to be read; ``data`` is report.json, its keys stable."""
 
     data: dict[str, Any]
-
-    @classmethod
-    def of(cls, recipe: Recipe, prepared: Any, started: float) -> "Report":
-        """Evaluate, audit and measure a trained run; a collective on all processes."""
-        trainer = prepared.trainer
-        metrics, tables, pictures = outcome.evaluate(recipe.task, prepared)
-        retention, geometry = outcome.kept(prepared)
-        data = {
-            "schema": 1,
-            **outcome.asked(recipe, prepared),
-            "metrics": metrics,
-            "tables": tables,
-            "pictures": pictures,
-            "groups": outcome.groups(trainer, geometry["layers"]),
-            "penalty": outcome.pulled(trainer),
-            "freeze": outcome.frozen(trainer),
-            "citations": outcome.citations(recipe, trainer),
-            "transitions": trainer.follower.transitions,
-            "retention": retention,
-            "geometry": geometry,
-            "checkpoints": outcome.checkpoints(trainer),
-            "timing": outcome.timing(trainer, started),
-            "peak_memory_bytes": peak_memory(),
-            "environment": environment(trainer.args),
-            "loss_rescaled": trainer.rescales_loss,
-            "skipped_steps": trainer.skipped_steps,
-            "history": trainer.state.log_history,
-        }
-        return cls(outcome.strict(data))
 
     @classmethod
     def load(cls, folder: Path) -> "Report":
@@ -110,7 +74,7 @@ class Report:
         if anchor := self.data["source"].get("anchor"):
             frozen += f"\nθ⁰ is {anchor}; training started from {self.data['source']['name']}."
         if not kept["examples"]:
-            drawn = " (the weights were drawn anew)" if kept["by"] == outcome.DRAWN else ""
+            drawn = " (the weights were drawn anew)" if kept["by"] == DRAWN else ""
             return f"{frozen}\nThe source's function was not measured{drawn}."
         return f"{frozen}\nSource function on {kept['examples']} rows ({kept['by']}): {numbers}."
 
@@ -123,26 +87,3 @@ def origin(group: dict[str, Any]) -> str:
 def _shown(value: float | str | None) -> str:
     """A metric; a dash for none, and ``inf`` as JSON keeps it."""
     return f"{value:.4f}" if isinstance(value, int | float) else value or "-"
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator where there is one, else the process's largest resident size."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would start at the size of the process that launched this one
-        lines = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def environment(args: Any) -> dict[str, Any]:
-    """Versions and hardware."""
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": args.world_size,
-    }
