@@ -19,7 +19,7 @@ from tiny_run import ROWS, source_folder, text_recipe, write_csv
 
 from hf_sft import running
 from hf_sft.cli import main
-from hf_sft.comparing import compare_table
+from hf_sft.comparing import compare_charts, compare_table
 from hf_sft.comparing.cells import cells, folder
 from hf_sft.comparing.compare import compare, refuse_failures
 from hf_sft.comparing.compare_page import render
@@ -152,6 +152,17 @@ def test_the_page_needs_no_other_file_and_names_no_path(compared):
     hostile["runs"] = [{**data["runs"][0], "state": "failed", "problem": "<img src=x>"}]
     assert "<script" not in render(hostile)
     assert "<img" not in render(hostile)
+
+
+def test_an_arm_far_from_the_others_is_in_the_legend_and_leaves_them_their_scale():
+    def row(arm, mean, kept=None):
+        spread = kept and {"mean": kept, "deviation": 0.0}
+        return {"arm": arm, "target": {"mean": mean, "deviation": 0.0}, "retention": spread}
+
+    data = {"arms": ["a", "b", "c"], "metric": "accuracy", "retention_by": "spearman"}
+    points = [row("a", 0.80, 0.6), row("b", 0.84, 0.9)]
+    assert "c: at 0.386" in compare_charts.pareto(data, [*points, row("c", 0.386)])
+    assert "c: at" not in compare_charts.pareto(data, [*points, row("c", 0.77)])
 
 
 def test_the_table_states_the_spread_and_the_pairs(compared):

@@ -35,15 +35,24 @@ def pareto(data: dict[str, Any], rows: list[Row]) -> str:
                 elinewidth=0.9,
                 **looks[row["arm"]],
             )
-        for row in rows:
-            if not row["retention"]:
-                colour = looks[row["arm"]]["color"]
-                axes.axhline(row["target"]["mean"], color=colour, ls="--", lw=1.2, label=row["arm"])
+        _lines(axes, [row for row in rows if not row["retention"]], looks)
         axes.margins(0.12)
         axes.set_xlabel(f"retention ({data['retention_by'].replace('_', ' ')})")
         axes.set_ylabel(data["metric"].replace("_", " "))
 
     return drawing(PARETO, (4.8, 4.2), draw)
+
+
+def _lines(axes: Axes, rows: list[Row], looks: dict[str, dict[str, str]]) -> None:
+    """What has no retention; far from the points only in the legend, lest they become one heap."""
+    low, high = axes.dataLim.intervaly
+    for row in rows:
+        mean = row["target"]["mean"]
+        style = {"color": looks[row["arm"]]["color"], "ls": "--", "lw": 1.2}
+        if low == high or 2 * low - high <= mean <= 2 * high - low:
+            axes.axhline(mean, label=row["arm"], **style)
+        else:
+            axes.plot([], [], label=f"{row['arm']}: at {mean:.3g}", **style)
 
 
 def sizes(data: dict[str, Any]) -> str:

@@ -51,7 +51,8 @@ def interval(found: dict[str, Any] | None) -> str:
 
 def number(value: float, sign: str = "") -> str:
     """Three decimals; four digits of what is large."""
-    return f"{value:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.4g}"
+    rounded = round(value, 3) + 0.0  # no -0.000
+    return f"{rounded:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.4g}"
 
 
 def legend(data: dict[str, Any]) -> str:
