@@ -72,8 +72,14 @@ def package_path(name: str) -> Path:
 def package_version(name: str) -> str | None:
     """``distribution version`` of the package a ``package:`` name points into, if it is known."""
     module = name.removeprefix(PACKAGE).partition("/")[0]
-    distributions = metadata.packages_distributions().get(module)
-    return f"{distributions[0]} {metadata.version(distributions[0])}" if distributions else None
+    try:
+        found = metadata.distribution(module)  # most are called as their module is
+    except metadata.PackageNotFoundError:  # all that are installed are read: a quarter of a second
+        others = metadata.packages_distributions().get(module)
+        if not others:
+            return None
+        found = metadata.distribution(others[0])
+    return f"{found.name} {found.version}"
 
 
 def sha256(path: Path) -> str:
