@@ -12,6 +12,7 @@ part once, and for every epoch three times the rest (forward, and backward as tw
 """
 
 import argparse
+import gc
 import os
 import platform
 import statistics
@@ -163,6 +164,7 @@ def main():
     parser.add_argument("--only", choices=list(KINDS))
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    gc.freeze()  # as every command does after its imports
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
