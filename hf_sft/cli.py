@@ -19,6 +19,7 @@ from hf_sft import (
     cli_speed,
     cli_weights,
 )
+from hf_sft.cli_numbers import count
 from hf_sft.errors import DataError, OneProcessError, RecipeError, UserError, nearest
 from hf_sft.finished import refuse_unfinished
 from hf_sft.importing import importing
@@ -98,13 +99,6 @@ def _about_runs(command) -> None:
     predict.add_argument("--batch-size", type=count, default=32)
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
-
-
 def overrides(rest: list[str], arguments: argparse.Namespace) -> list[str]:
     """``a.b=c`` may stand anywhere after the recipe; anything else left over is a mistake."""
     given = [*getattr(arguments, "override", []), *rest]
@@ -131,7 +125,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("TQDM_DELAY", "1")  # s: no bars of what takes a moment among the lines
     recipe = load(arguments)
     with importing():
-        from hf_sft.output_folder import claim, nothing_left
+        from hf_sft.output_folder import claim, nothing_left, refuse_unwritable
         from hf_sft.processes import warn_if_fewer
         from hf_sft.publishing import refuse_hopeless
         from hf_sft.running import prepare
@@ -140,6 +134,7 @@ def check_recipe(arguments: argparse.Namespace) -> None:
     args = training_arguments(recipe)
     warn_if_fewer(args.world_size)
     taken = None
+    refuse_unwritable(recipe.output_dir)
     try:
         claim(recipe, arguments.overwrite)
     except RecipeError as error:  # told last, so that a variant of a run can be checked

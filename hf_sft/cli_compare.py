@@ -2,6 +2,7 @@
 
 import argparse
 
+from hf_sft.cli_numbers import count
 from hf_sft.cli_recipes import readable
 from hf_sft.importing import importing
 
@@ -16,13 +17,6 @@ def add(command) -> None:
     sub.add_argument("--keep-models", action="store_true", help="not the reports alone")
     sub.add_argument("--overwrite", action="store_true", help="replace runs of other recipes")
     sub.set_defaults(takes_overrides=True)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
 
 
 def compare_arms(arguments: argparse.Namespace) -> None:

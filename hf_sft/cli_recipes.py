@@ -73,7 +73,9 @@ def readable(arguments: argparse.Namespace) -> Path:
     path = find_recipe(arguments.recipe, recipes())
     from hf_sft.recipe_text import written
 
-    written(path, arguments.overrides)
+    _, wrong = written(path, arguments.overrides)
+    if wrong:
+        raise RecipeError("\n".join(f"override: {line}" for line in wrong))
     if os.environ.get("RANK", "0") == "0":
         print(told(f"hf-sft: reading {path}"), file=sys.stderr, flush=True)
     return path

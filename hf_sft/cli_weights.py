@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from hf_sft.cli_numbers import count, share
 from hf_sft.finished import refuse_unfinished
 from hf_sft.importing import importing
 
@@ -32,20 +33,6 @@ def add(command) -> None:
     soup.add_argument("--method", choices=["uniform", "greedy"], default="uniform")
     adapt.add_argument("--method", choices=["statistics", "tent"], required=True)
     adapt.add_argument("--batch-size", type=count, default=32)
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= (number := float(text)) <= 1:
-        raise ValueError(text)
-    return number
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
 
 
 def blend_run(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from hf_sft.errors import UserError
+from hf_sft.errors import RecipeError, UserError
+from hf_sft.finished import refuse_unfinished
 from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata, drift_picture, report_page
 from hf_sft.reporting.report import Report
@@ -45,9 +46,12 @@ def push(
     that show rows of the data, unless those are a public data set of the Hub.
 
     Raises:
-        PushError: no finished run, no token or not the right one, no such place, no network.
+        PushError: no finished run, no name of a repository, no token or not the right one, no such
+            place, no network.
     """
     with told_plainly(repo_id, again(run, repo_id, private, revision)):
+        if not card_metadata.is_hub_id(repo_id):
+            raise PushError(f"{repo_id!r} is no name of a repository; write user/name.")
         report, model = finished(run)
         edited = edited_card(run, report)
         if token is None and get_token() is None:
@@ -69,15 +73,11 @@ def finished(run: Path) -> tuple[Report, Path]:
     Raises:
         PushError: the run is not finished, or is none.
     """
-    for name in ("report.json", "model"):
-        if not (run / name).exists():
-            raise PushError(
-                f"'{run}' is no finished run, {name} is missing there. Finish it with `hf-sft run`."
-            )
     try:
+        refuse_unfinished(run, "report.json", "model")
         return Report.load(run), run / "model"
-    except ValueError as error:
-        raise PushError(f"'{run / 'report.json'}' is torn ({error}); run it again.") from error
+    except RecipeError as error:
+        raise PushError(str(error)) from error
 
 
 def edited_card(run: Path, report: Report) -> str | None:

@@ -40,14 +40,7 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
     """
     folder = recipe.output_dir
     place = f"training.output_dir: '{folder}'"
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{place} is a file. Choose another training.output_dir.")
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise RecipeError(
-            f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose "
-            "another training.output_dir."
-        )
+    refuse_unwritable(folder)
     if not folder.exists() or all(_is_nothing(path) for path in folder.iterdir()):
         return None
     remedy = "Choose another training.output_dir, or start anew with --overwrite."
@@ -68,6 +61,23 @@ def claim(recipe: Recipe, overwrite: bool) -> str | None:
         refuse_code(checkpoint)
         log.warning("Going on from %s.", checkpoint)
     return str(checkpoint) if checkpoint is not None else None
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """No run could be written there.
+
+    Raises:
+        RecipeError: ``folder`` is a file, or lies where it cannot be made.
+    """
+    place = f"training.output_dir: '{folder}'"
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{place} is a file. Choose another training.output_dir.")
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise RecipeError(
+            f"{place} cannot be made or written: '{above}' is no folder you may write in. Choose "
+            "another training.output_dir."
+        )
 
 
 def _is_nothing(path: Path) -> bool:

@@ -118,7 +118,8 @@ def _whatever_goes_wrong(source: Any, load: Callable, *arguments: Any, **setting
         reason = reason if len(reason) < 600 else f"{reason[:600]} …"
         what = "cannot be loaded" if os.path.exists(arguments[0]) else NO_FOLDER
         raise SourceError(
-            f"model.name: {source.name!r} {what} ({type(error).__name__}): {reason}"
+            f"model.name: {source.name!r} {what} ({type(error).__name__}): {reason.rstrip('.')}. "
+            "Name a folder with config.json and weights, a weight file, or a model of the Hub."
         ) from error
 
 

@@ -21,6 +21,10 @@ def problem(where: str, cls: type[BaseModel], error: Any) -> str:
         return f"{path}: this key is needed."
     if error["type"] == "string_pattern_mismatch":
         return f"{path}: wanted: {_described(cls, error['loc'])}, found {error['input']!r}."
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{path}: a mapping of keys is wanted, found {error['input']!r}."
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        return f"{path}: a list is wanted, found {error['input']!r}. Write [{error['input']}]."
     close = ""
     if error["type"] == "literal_error":
         close = nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))

@@ -85,7 +85,7 @@ class Recipe:
         """
         path = Path(path)
         base = path.resolve().parent if base is None else base
-        raw, problems = written(path, overrides), []
+        raw, problems = written(path, overrides)
         blocks = _blocks(raw, problems)
         problems += metric_problems(blocks) + conflicts(blocks) + averaging_conflicts(blocks)
         problems += drawn_conflicts(blocks)
@@ -133,7 +133,7 @@ class Recipe:
 def _written_in(path: Path, problem: str, overrides: Sequence[str]) -> str:
     """The file, or that it is not the file: where the value is that a problem is about."""
     keys = (override.partition("=")[0] for override in overrides)
-    ours = any(problem.startswith((f"{key}:", f"{key}.")) for key in keys if key)
+    ours = any(problem.startswith((f"{key}:", f"{key}.", repr(key)[:-1])) for key in keys if key)
     return "override" if ours else path.name
 
 
@@ -142,7 +142,7 @@ def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     for key in raw:
         if key not in BLOCKS:
             problems.append(
-                f"{key}: no such block. Choices: {listing(BLOCKS)}.{nearest(key, BLOCKS)}"
+                f"{key}: no such block. Choices: {listing(BLOCKS, 20)}.{nearest(key, BLOCKS)}"
             )
     blocks: dict[str, Any] = {}
     for key, base in (("task", Task), ("data", Loader)):

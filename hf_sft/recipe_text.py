@@ -80,29 +80,29 @@ def read(path: Path) -> dict[str, Any]:
             f"recipe: '{path}' cannot be read ({error.strerror}). `hf-sft list` shows those that "
             "come with the package, `hf-sft copy` takes one."
         ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path.name}: no UTF-8 ({error}). Save a YAML file as UTF-8.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path.name}: no YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path.name}: a mapping of blocks is wanted ({listing(BLOCKS)}).")
+        raise RecipeError(f"{path.name}: a mapping of blocks is wanted ({listing(BLOCKS, 20)}).")
     return raw
 
 
-def written(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The blocks of a recipe's file with overrides applied; nothing but their form is checked.
+def written(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """The blocks of a recipe's file with overrides applied, and which of those are none.
 
     Raises:
-        RecipeError: no YAML, a token in it, or overrides that are none, all of them.
+        RecipeError: no YAML, or a token in it.
     """
     raw, problems = read(path), []
     for override in overrides:
         try:
             apply_override(raw, override)
         except RecipeError as error:
-            problems.append(f"override: {error}")
-    if problems:
-        raise RecipeError("\n".join(problems))
+            problems.append(str(error))
     refuse_tokens(raw, path.name)
-    return raw
+    return raw, problems
 
 
 def refuse_tokens(raw: dict[str, Any], file: str) -> None:

@@ -136,7 +136,7 @@ def named(name: str) -> list[Entry]:
         short = [*KINDS, *SINGLE, *(key.partition(".")[2] for key in known if "." in key)]
         raise RecipeError(
             f"explain: {name!r} is no block and no type. Blocks, each with its types: "
-            f"{listing([*KINDS, *SINGLE])}.{nearest(kind or name, short)}"
+            f"{listing([*KINDS, *SINGLE], 20)}.{nearest(kind or name, short)}"
         )
     return fitting
 

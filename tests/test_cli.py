@@ -268,6 +268,49 @@ def test_a_folder_that_is_no_run(capsys, recipe, tmp_path, command):
         assert "no finished run" in refused(capsys, *command, folder, *rest)
 
 
+def test_a_report_that_is_torn(capsys, recipe, tmp_path):
+    (tmp_path / "report.json").write_text('{"task":')
+    assert "report.json' is torn" in refused(capsys, "show", tmp_path)
+
+
+def test_a_place_where_no_run_can_be_is_told_before_a_check_reads_the_data(capsys, recipe):
+    for place in ("train.csv", "train.csv/out"):
+        message = refused(capsys, "check", recipe, f"training.output_dir={place}", "data.train=no")
+        assert "data.train" in message  # the recipe's own problems come first
+        message = refused(capsys, "check", recipe, f"training.output_dir={place}", "task.label=no")
+        assert f"training.output_dir: '{place}'" in message
+        assert "Choose another training.output_dir" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("adapt r x --output o --method tent --batch-size 0", "at least 1 is wanted, found '0'"),
+        ("compare r --jobs two", "a whole number of at least 1 is wanted, found 'two'"),
+        ("blend r --output o --alpha 2", "a number from 0 to 1 is wanted, found '2'"),
+    ],
+)
+def test_numbers_that_cannot_be(capsys, words, told):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("task.text=sentence", "a list is wanted, found 'sentence'. Write [sentence]."),
+        ("cache=true", "cache: a mapping of keys is wanted, found True."),
+        ("optimizer=adam", "no such block. Choices: task, data, model,"),
+        ("model.name=train.csv", "Name a folder with config.json and weights, a weight file"),
+    ],
+)
+def test_a_value_of_the_wrong_form_says_what_is_wanted(capsys, recipe, override, told):
+    message = refused(capsys, "check", recipe, override)
+    assert told in message
+    assert "more)" not in message
+
+
 def test_interrupting_and_a_closed_pipe(capsys, monkeypatch):
     def stop(arguments):
         raise KeyboardInterrupt

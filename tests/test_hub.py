@@ -320,6 +320,8 @@ def test_an_unfinished_run_is_not_pushed(tmp_path, missing):
 def test_a_torn_report_is_told(tmp_path):
     run = finished_run(tmp_path)
     (run / "report.json").write_text('{"schema": 1', "utf-8")
+    with pytest.raises(hub.PushError, match="'a b' is no name of a repository; write user/name"):
+        hub.push(run, "a b")
     with pytest.raises(hub.PushError, match="report.json' is torn"):
         hub.push(run, "user/x", token="hf_any")
 

@@ -76,7 +76,7 @@ origin blend_page
 blend soup adapt
 new
 reference
-cli_recipes
+cli_numbers cli_recipes
 cli_compare cli_explain cli_new cli_push cli_rank cli_search cli_speed cli_weights
 cli
 __main__ __init__

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sft.errors import listing
+from hf_sft.errors import RecipeError, listing
 from hf_sft.table import table
 
 DRAWN = "nothing: the weights were drawn anew"  # what the source's function is measured by
@@ -20,8 +20,16 @@ class Report:
 
     @classmethod
     def load(cls, folder: Path) -> "Report":
-        """The report of a finished run."""
-        return cls(json.loads((folder / "report.json").read_text("utf-8")))
+        """The report of a finished run.
+
+        Raises:
+            RecipeError: the file is torn.
+        """
+        path = folder / "report.json"
+        try:
+            return cls(json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise RecipeError(f"'{path}' is torn ({error}); run it again.") from error
 
     def save(self, folder: Path) -> None:
         """Write report.json whole or not at all."""
