@@ -114,30 +114,42 @@ def _run(recipe: Recipe, overwrite: bool) -> Report:
     return report
 
 
-def prepare(recipe: Recipe, args: TrainingArguments) -> Prepared:
-    """Steps 1 to 6: everything is checked, nothing is trained or written."""
+def prepare(recipe: Recipe, args: TrainingArguments, before: Prepared | None = None) -> Prepared:
+    """Steps 1 to 6: everything is checked, nothing is trained or written.
+
+    ``before``: the same task and data, prepared for another training; they are not read again.
+    """
     task = recipe.task
-    try:
-        data = load_data(recipe)
-    except UserError as error:
-        raise DataError("\n".join([str(error), *_more_problems(recipe)])) from error
+    data = _checked_data(recipe) if before is None else before.data
     names = task.names(data)
     transformers.set_seed(args.seed)  # the new head is drawn here
     loaded = load_model(recipe.model, task, names, recipe.locate)
-    config = loaded.model.config
     anchor = load_anchor(recipe.model, task, names, recipe.locate, loaded, recipe.penalty)
-    encoded, cut = DatasetDict(), {}
-    for name, rows in data.items():
-        with cut_texts.collected() as cut[name]:
-            encoded[name] = task.encode(rows, loaded.processor, config)
-    for held in encoded.keys() - {"train"}:
-        encoded[held] = task.held_still(encoded[held], loaded.processor)
+    encoded, cut = (before.encoded, before.cut_texts) if before else _encoded(recipe, data, loaded)
     with at_anchor(anchor, loaded) as loaded:
         trainer = build_trainer(recipe, args, data, encoded, adapted(recipe, loaded))
     begin_elsewhere_(trainer.starting_point, anchor, loaded.model)
     probe = SourceProbe.of(recipe, loaded)
     anchored = anchor and anchor.source.name
     return Prepared(data, encoded, names, loaded, trainer, probe, anchored, cut)
+
+
+def _checked_data(recipe: Recipe) -> DatasetDict:
+    try:
+        return load_data(recipe)
+    except UserError as error:
+        raise DataError("\n".join([str(error), *_more_problems(recipe)])) from error
+
+
+def _encoded(recipe: Recipe, data: DatasetDict, loaded: LoadedModel) -> tuple[DatasetDict, dict]:
+    """What the model takes of every split, and which texts were cut for that."""
+    encoded, cut = DatasetDict(), {}
+    for name, rows in data.items():
+        with cut_texts.collected() as cut[name]:
+            encoded[name] = recipe.task.encode(rows, loaded.processor, loaded.model.config)
+    for held in encoded.keys() - {"train"}:
+        encoded[held] = recipe.task.held_still(encoded[held], loaded.processor)
+    return encoded, cut
 
 
 def _more_problems(recipe: Recipe) -> list[str]:
