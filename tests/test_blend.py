@@ -233,7 +233,7 @@ def moved(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--alpha", "1.5"], "a number from 0 to 1 is wanted"), (["--retain", "x"], "invalid share value"),
+    [(["--alpha", "1.5"], "a number from 0 to 1"), (["--retain", "x"], "a number from 0 to 1"),
      (["--alpha", "0.5", "--retain", "0.5"], "not allowed with"),
      (["--method", "slerp"], "invalid choice"), (["--statistics", "no"], "invalid choice")],
 )  # fmt: skip
