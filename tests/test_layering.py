@@ -89,6 +89,7 @@ HEAVY = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", 
 PACKAGES = {"hf_sft", *(f"hf_sft.{folder}" for folder in FOLDERS)}
 NEVER = {  # unit -> what none of its lines may import, wherever it stands
     "errors": HEAVY,
+    "report": HEAVY,
     "transferability": HEAVY - {"numpy"},
     "component": HEAVY - {"pydantic"},
     "layer_groups": {"transformers", "datasets"},
