@@ -23,7 +23,7 @@ EVERY = ["What was trained", "What trained when", "While training", "Result", "C
 SECTIONS = {
     "text": [*EVERY, "Confusion matrix, test", "Each class, test", "Most confident mistakes, test"],
     "boxes": [*EVERY, "Classes, test", "Most mistakes, test", "Precision and recall, test"],
-    "answers": [*EVERY, "Answers in their texts, test", "Most confused classes, test"],
+    "answers": [*EVERY, "Worst answers in their texts, test", "Most confused classes, test"],
     "compared": ["By the size of the training data", "Arms", "Recipe", "Failed"],
     "searched": ["Trials", "What matters", "Slices", "The best recipe"],
 }

@@ -73,6 +73,8 @@ def test_scripts_without_a_to_z_are_no_zeros(language):
     said = metric.signatures()[0]["signature"]
     assert "every script" in said
     assert "no stemmer" in said
+    worse, same = metric.add(["", reference], [reference, reference])
+    assert (worse, same) == (0, pytest.approx(100))
     usual = StreamingSummarization(Letters(), rows, ("document", "summary"), True, "rouge")
     usual.add([hypothesis], [reference])
     assert usual.scores()["rouge1"] == 0
@@ -157,7 +159,9 @@ def test_the_xsum_recipe_trains_on_a_folder_of_its_schema(finished):
     assert report["splits"] == {"train": 36, "validation": 6, "test": 9}
     assert set(report["metrics"]["test"]) == {"rouge1", "rouge2", "rougel", "rougelsum", "loss"}
     assert all(0 <= value <= 100 for value in report["metrics"]["test"].values())
-    assert report["tables"]["test"]["examples"][0]["reference"] == tiny_writing.LINES[0][0]
+    scores = [row["rougel"] for row in report["tables"]["test"]["worst_examples"]]
+    assert len(scores) == 9
+    assert scores == sorted(scores)
     assert report["retention"]["by"] == "original head"
 
 

@@ -67,10 +67,13 @@ def test_batch_by_batch_is_the_corpus_score(sizes, words):
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_memory_does_not_grow_and_the_signature_and_first_texts_are_kept():
-    _, metric = streamed(SENTENCES * 5, [5] * 5)
-    assert len(metric.tables["examples"]) == 10
-    assert metric.tables["examples"][1]["hypothesis"] == SENTENCES[1][0]
+@pytest.mark.parametrize("sizes", [[25], [5] * 5, [1] * 25], ids=len)
+def test_memory_does_not_grow_and_the_signature_and_worst_texts_are_kept(sizes):
+    _, metric = streamed(SENTENCES * 5, sizes)
+    worst = sorted(SENTENCES, key=lambda pair: CHRF().sentence_score(pair[0], [pair[1]]).score)
+    kept = metric.tables["worst_examples"]
+    assert [row["hypothesis"] for row in kept] == [worst[0][0]] * 5 + [worst[1][0]] * 5
+    assert kept[0]["chrf"] == pytest.approx(CHRF().sentence_score(worst[0][0], [worst[0][1]]).score)
     said = {row["metric"]: row["signature"] for row in metric.tables["signature"]}
     assert "tok:13a" in said["bleu"]
     assert "nc:6" in said["chrf"]
@@ -295,8 +298,11 @@ def test_a_run_learns_and_its_report_has_scores_signature_and_texts(learnt):
     assert set(scores) == {"chrf", "bleu", "loss"}
     tables = report["tables"]["test"]
     assert [row["metric"] for row in tables["signature"]] == ["chrf", "bleu"]
-    assert tables["examples"][0]["reference"] == tiny_writing.LINES[0][1]
-    assert tables["examples"][0]["source"] in (folder / "out" / "report.html").read_text("utf-8")
+    scores = [row["chrf"] for row in tables["worst_examples"]]
+    assert scores == sorted(scores)
+    told = tables["worst_examples"][0]
+    assert (told["source"], told["reference"]) in tiny_writing.LINES
+    assert told["source"] in (folder / "out" / "report.html").read_text("utf-8")
     assert report["retention"]["answers"] == 36  # three words and the end, of nine rows
     assert report["retention"]["kl"] > 0
     assert report["labels"] == []

@@ -87,7 +87,7 @@ class StreamingManyLabels:
     def _caption(self, scores: Any, true: Any) -> str:
         given = [f"{n} ({s:.2f})" for n, s in self._named(scores) if s > self.threshold]
         wanted = [n for n, t in self._named(true) if t]
-        return f"{', '.join(wanted) or 'none'}, taken for {', '.join(given) or 'none'}"
+        return f"{', '.join(wanted) or 'none'}; said: {', '.join(given) or 'none'}"
 
     def _named(self, values: Any) -> Iterator[tuple[str, float]]:
         return zip(self.names, values.tolist(), strict=True)

@@ -36,6 +36,8 @@ class StreamingSummarization(StreamingTexts):
         words: ``rouge``, ``unicode``; None: unicode where most letters of the targets are not a-z.
     """
 
+    judged_by = "rougel"
+
     def __init__(
         self,
         processor: Any,
@@ -57,12 +59,15 @@ class StreamingSummarization(StreamingTexts):
     def reset(self) -> None:
         self.sums, self.count = dict.fromkeys(KINDS, 0.0), 0
 
-    def add(self, hypotheses: list[str], references: list[str]) -> None:
+    def add(self, hypotheses: list[str], references: list[str]) -> list[float]:
+        each = []
         for hypothesis, reference in zip(hypotheses, references, strict=True):
             found = self.scorer.score(sentences(reference), sentences(hypothesis))
             for kind in KINDS:
                 self.sums[kind] += found[kind].fmeasure
+            each.append(100 * found["rougeL"].fmeasure)
             self.count += 1
+        return each
 
     def scores(self) -> dict[str, float]:
         return {name: 100 * self.sums[kind] / self.count for kind, name in KINDS.items()}

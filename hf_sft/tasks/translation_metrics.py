@@ -20,6 +20,8 @@ class StreamingTranslation(StreamingTexts):
     the same as the corpus score of all texts at once.
     """
 
+    judged_by = "chrf"
+
     def __init__(
         self,
         processor: Any,
@@ -38,11 +40,15 @@ class StreamingTranslation(StreamingTexts):
     def reset(self) -> None:
         self.counts: dict[str, np.ndarray] = {}
 
-    def add(self, hypotheses: list[str], references: list[str]) -> None:
+    def add(self, hypotheses: list[str], references: list[str]) -> list[float]:
+        each: dict[str, Any] = {}
         for name, metric in self.metrics.items():
-            counts = metric._extract_corpus_statistics(hypotheses, [references])
-            total = np.asarray(counts).sum(0)
+            each[name] = metric._extract_corpus_statistics(hypotheses, [references])
+            total = np.asarray(each[name]).sum(0)
             self.counts[name] = self.counts.get(name, 0) + total
+        judge = self.metrics[self.judged_by]
+        rows = np.asarray(each[self.judged_by]).tolist()
+        return [float(judge._aggregate_and_compute([row]).score) for row in rows]
 
     def scores(self) -> dict[str, float]:
         return {

@@ -1,8 +1,8 @@
 """Scores of written texts, batch by batch: what BLEU, chrF and ROUGE have in common here."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -17,7 +17,7 @@ Reads = Callable[[Sequence[str]], list[list[int]]]
 class StreamingTexts:
     """Trainer's ``compute_metrics`` under ``batch_eval_metrics``, on ids that ``generate`` wrote.
 
-    A batch is decoded, scored and let go of: sums are kept, and the first 10 texts for the report.
+    A batch is decoded, scored and let go of: sums are kept, and the 10 worst texts for the report.
     References are the targets of ``rows`` as they are in the data, not what was cut or unknown to
     the tokenizer; ``rows`` come in order, which ``reads`` shows. What a last batch repeats of the
     first rows, so that all processes have as many, is left out. ``loss`` is the mean over all
@@ -29,9 +29,14 @@ class StreamingTexts:
         columns: its source and target.
         reads: sources -> the ids that the model is given of them; None: not compared.
 
+    Attributes:
+        judged_by: the score by which a text alone is called bad.
+
     Raises:
         DataError: a batch was made of other rows than those that are next in line.
     """
+
+    judged_by: ClassVar[str]
 
     def __init__(
         self,
@@ -61,18 +66,14 @@ class StreamingTexts:
             sources, references = (part[column] for column in self.columns)
             self._refuse_other_order(batch, sources)
         hypotheses = hypotheses[: len(references)]
-        for texts in zip(sources, references, hypotheses, strict=True):
-            if len(self.examples) < SHOWN:
-                shown = (_short(text) for text in texts)
-                names = ("source", "reference", "hypothesis")
-                self.examples.append(dict(zip(names, shown, strict=True)))
         self.seen += len(references)
         if hypotheses:
-            self.add(hypotheses, references)
+            each = self.add(hypotheses, references)
+            self._keep_worst(zip(sources, references, hypotheses, strict=True), each)
         if not compute_result:
             return {}
         found = self.scores() | self.loss.result()
-        self.tables = {"signature": self.signatures(), "examples": self.examples}
+        self.tables = {"signature": self.signatures(), "worst_examples": self.examples}
         self._begin()
         return found
 
@@ -80,6 +81,13 @@ class StreamingTexts:
         given = getattr(batch, "inputs", None)
         if self.reads is not None and given is not None:
             refuse_other_inputs(given, self.reads(sources), self.processor.pad_token_id)
+
+    def _keep_worst(self, texts: Iterable[tuple[str, str, str]], each: list[float]) -> None:
+        names = ("source", "reference", "hypothesis")
+        for told, score in zip(texts, each, strict=True):
+            shown = dict(zip(names, map(_short, told), strict=True))
+            self.examples.append({**shown, self.judged_by: score})
+        self.examples = sorted(self.examples, key=lambda row: row[self.judged_by])[:SHOWN]
 
     def _texts(self, ids: Any) -> list[str]:
         ids = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
@@ -92,8 +100,8 @@ class StreamingTexts:
         """Forget all sums."""
 
     @abstractmethod
-    def add(self, hypotheses: list[str], references: list[str]) -> None:
-        """Take the texts of one batch."""
+    def add(self, hypotheses: list[str], references: list[str]) -> list[float]:
+        """Take the texts of one batch; each one's own ``judged_by``, 0 to 100."""
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
