@@ -4,6 +4,8 @@ import argparse
 import textwrap
 from typing import Any
 
+from hf_sft.importing import importing
+
 WIDTH = 100
 BORROWED = {  # blocks whose keys are told elsewhere
     "training": "training: the keys of transformers' TrainingArguments "
@@ -29,7 +31,8 @@ def explain_name(arguments: argparse.Namespace) -> None:
     if arguments.name in BORROWED:
         print(_wrapped(BORROWED[arguments.name], ""))
         return
-    from hf_sft.reference import entries, named
+    with importing():
+        from hf_sft.reference import entries, named
 
     found = named(arguments.name) if arguments.name else list(entries())
     print(page(found[0]) if len(found) == 1 else "\n".join(map(line, found)))

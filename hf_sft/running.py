@@ -235,7 +235,7 @@ def _trainer(recipe: Recipe, **settings: Any) -> TransferTrainer:
     """TransferTrainer; what Trainer refuses of the ``training`` block is the recipe's mistake."""
     try:
         trainer = (Seq2SeqTransferTrainer if recipe.task.writes else TransferTrainer)(**settings)
-    except (ValueError, ImportError, RuntimeError) as error:
+    except (ValueError, ImportError, RuntimeError, OSError) as error:  # OSError: its folder
         raise RecipeError(f"{recipe.path.name}: training: {error}") from error
     refuse_sharded(trainer)
     return trainer
