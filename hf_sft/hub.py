@@ -81,7 +81,9 @@ def finished(run: Path) -> tuple[Report, Path]:
 
 
 def edited_card(run: Path, report: Report) -> str | None:
-    """README.md where somebody has changed it; None where it is, or would be, as the run wrote it.
+    """README.md where somebody has changed it; None where it is as the run wrote it, or is missing.
+
+    A card as an earlier version of hf_sft wrote it is known by its digest in the report.
 
     Raises:
         PushError: it is no text, the Hub would refuse it, or its metadata hold a local path. What
@@ -94,7 +96,8 @@ def edited_card(run: Path, report: Report) -> str | None:
         raise PushError(
             f"'{path}' is not UTF-8 ({error}). Save it as that, or remove it to have it written."
         ) from error
-    if text is None or text == card.render(report):
+    ours = report.data.get("card_sha256")
+    if text is None or card.digest(text) == ours or text == card.render(report):
         return None
     if found := card_metadata.problems(text):
         raise PushError(

@@ -62,11 +62,16 @@ def repository(recipe: Recipe) -> str:
 
 
 def publish(recipe: Recipe, prepared: Any, report: Report) -> None:
-    """Save report, card, its picture, and page, in this order: with the page a run is finished."""
+    """Save report, card, its picture, and page, in this order: with the page a run is finished.
+
+    The report keeps the digest of the card, by which an edited one is known later.
+    """
     trainer, folder = prepared.trainer, recipe.output_dir
+    text = card.render(report)
+    report.data["card_sha256"] = card.digest(text)
     if trainer.is_world_process_zero():
         report.save(folder)
-        (folder / "README.md").write_text(card.render(report), "utf-8")
+        (folder / "README.md").write_text(text, "utf-8")
         if drawn := drift_picture.draw(report.data["groups"]):
             (folder / drift_picture.NAME).write_bytes(drawn)
         (folder / "report.html").write_text(report_page.render(report), "utf-8")

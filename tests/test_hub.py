@@ -20,6 +20,7 @@ from hf_sft import cli, hub, retrying
 from hf_sft.errors import UserError
 from hf_sft.interruption import Stopped
 from hf_sft.reporting import card, card_metadata, report_page
+from hf_sft.reporting.report import Report
 from hf_sft.reporting.without_rows import without_rows
 
 LABELS = ["flower", "tree", "<b>|weed"]
@@ -359,6 +360,20 @@ def test_what_the_client_raises_is_told_plainly(tmp_path, monkeypatch, error, sa
         hub.push(finished_run(tmp_path), "user/x", token="hf_any")
     assert said in str(caught.value)
     assert "Nothing local was lost; try again with: hf-sft push " in str(caught.value)
+
+
+def test_a_card_that_an_earlier_version_wrote_is_not_an_edited_one(tmp_path, monkeypatch):
+    report, wording = sample(), card.body
+    monkeypatch.setattr(card, "body", lambda *given: f"{wording(*given)}\nIn other words.\n")
+    text = card.render(report)
+    monkeypatch.undo()
+    path = tmp_path / "README.md"
+    path.write_text(text, "utf-8")
+    assert hub.edited_card(tmp_path, report) == text  # nothing says whose words these are
+    known = Report({**report.data, "card_sha256": card.digest(text)})
+    assert hub.edited_card(tmp_path, known) is None
+    path.write_text(f"{text}Mine.\n", "utf-8")
+    assert hub.edited_card(tmp_path, known) == f"{text}Mine.\n"
 
 
 def test_a_card_that_is_no_text_is_named(tmp_path):

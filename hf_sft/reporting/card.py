@@ -1,5 +1,6 @@
 """README.md: the model card, with nothing private in it and every foreign name as plain text."""
 
+import hashlib
 import re
 from typing import Any
 
@@ -20,6 +21,11 @@ def render(report: Report, dataset: str | None = None, repo_id: str | None = Non
     title = title_of(data, name, repo_id)
     of_hub = dataset is not None or on_hub(data, name)
     return head(data, name, title, of_hub) + "\n" + body(data, name, title, repo_id)
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a card, by which one that nobody has edited is known."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def expected(data: dict[str, Any], repo_id: str) -> str:
