@@ -41,7 +41,8 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     while not _is_timm(model) and next(model.parameters(recurse=False), None) is None:
         base = _base(model)
         inner = [(n, child) for n, child in model.named_children() if has_parameters(child)]
-        wraps = len(inner) == 1 and type(model).__module__.startswith("peft.")
+        kinds = type(model).__mro__  # FSDP2 gives a module a class of its own, below its old one
+        wraps = len(inner) == 1 and any(kind.__module__.startswith("peft.") for kind in kinds)
         if not wraps and (len(inner) != 1 or (base is not None and not _is_timm(base))):
             break
         prefix, model = f"{prefix}{inner[0][0]}.", inner[0][1]

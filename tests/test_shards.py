@@ -95,3 +95,11 @@ def test_the_trainer_under_fsdp2_is_the_trainer_under_ddp(name, both):
         for key, values in replicas["log"].items():
             assert values
             assert sharded["log"][key] == pytest.approx(values, rel=1e-4, abs=1e-6), key
+
+
+def test_a_sharded_training_goes_on_as_if_it_had_not_stopped(both):
+    source = {name: tensor.detach() for name, tensor in tiny.bert().named_parameters()}
+    for process in both:
+        whole, after = process["resumed"]
+        assert tiny.distance(source, whole) > 1e-3
+        assert tiny.distance(whole, after) <= 1e-7  # norms are sums, added up otherwise

@@ -116,7 +116,7 @@ def train(name, process=0, processes=1, mesh=None):
     return found
 
 
-def trained(name, folder, sharded):
+def trained(name, folder, sharded, resume=None, **saving):
     """Six steps of TransferTrainer on 8 rows each, FSDP2 by accelerate or DDP.
 
     accelerate 1.15 shards on accelerators only, which is the one thing pretended here: that this
@@ -128,10 +128,9 @@ def trained(name, folder, sharded):
         per_device_train_batch_size=BATCH // 2,
         train_sampling_strategy="sequential",
         eval_strategy="epoch",
-        optim="sgd",
-        learning_rate=0.1,
         max_grad_norm=0.5,
         **(settings if sharded else {}),
+        **{"optim": "sgd", "learning_rate": 0.1, **saving},
     )
     kind = PartialState._shared_state["distributed_type"]
     if sharded:
@@ -142,7 +141,7 @@ def trained(name, folder, sharded):
             tiny.bert(), args, train_dataset=rows[:24], eval_dataset=rows[24:], fresh=FRESH, **extra
         )
         assert trainer.accelerator.is_fsdp2 == sharded
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resume)
         log = trainer.state.log_history
         theta = parameters(trainer.model)
         return {
@@ -157,6 +156,20 @@ def trained(name, folder, sharded):
         PartialState._shared_state["distributed_type"] = kind
 
 
+def resumed(folder):
+    """The weights of a sharded training that was saved after 3 of its 6 steps, and from there."""
+    saving = {
+        "optim": "adamw_torch",
+        "learning_rate": 0.01,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    return [
+        trained("frozen-ball", folder, True, resume, **saving)["weights"]
+        for resume in (None, str(folder / "checkpoint-3"))
+    ]
+
+
 def adapted(mesh=None):
     """The drift of a model with adapters whose B·A is not 0."""
     model = peft.get_peft_model(tiny.bert(), peft.LoraConfig(target_modules=["query"]))
@@ -169,6 +182,7 @@ def adapted(mesh=None):
             theta[name].copy_(torch.randn(theta[name].shape, generator=generator))
     if mesh is not None:
         fully_shard(model, mesh=mesh)
+        groups = LayerGroups.of(model, fresh=fresh)  # the same of a model that is divided already
     return start.distance(model, groups, deltas(model))
 
 
@@ -192,6 +206,7 @@ if __name__ == "__main__":
             found |= {
                 (name, how): trained(name, folder, how == "fsdp2") for how in ("ddp", "fsdp2")
             }
+    found["resumed"] = resumed(Path(sys.argv[1]).parent / "checkpoints")  # of both processes
     both = [None, None]
     torch.distributed.all_gather_object(both, found)
     if me == 0:
