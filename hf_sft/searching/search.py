@@ -153,6 +153,7 @@ class Searched:
     def record(self, study: Any) -> dict[str, Any]:
         """Write search.json, the page and the best recipe as things stand."""
         rows = strict(studies.rows(study))  # a retention that is not defined is none
+        ended = len(rows) >= self.asked.trials  # optuna's fANOVA keeps its trees until we end
         chosen = best(rows, self.greater, self.asked.retention)
         data = {
             "schema": 1,
@@ -164,7 +165,7 @@ class Searched:
             "over": {k: _plain(v) for k, v in self.over.items()},
             "asked": self.asked.trials,
             "best": None if chosen is None else chosen["number"],
-            "importances": studies.importances(study),
+            "importances": studies.importances(study) if ended else {},
             "trials": rows,
         }
         text = None
