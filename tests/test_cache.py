@@ -1,5 +1,6 @@
 """A training from stored outputs of the frozen layers is the training that it stands for."""
 
+import copy
 import multiprocessing
 import time
 from contextlib import contextmanager
@@ -139,17 +140,21 @@ def test_after_the_probe_the_whole_model_trains_again(tmp_path):
 
 def test_steps_do_not_walk_over_what_is_skipped_while_it_is(tmp_path):
     trainer = built(tmp_path, "bert", LPFT(probe=0.5), cache={}, num_train_epochs=4)
-    layer, modes = trainer.model.bert.encoder.layer[0].output, {}
+    layer, modes, copied = trainer.model.bert.encoder.layer[0].output, {}, []
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             trainer.model.train()  # as anybody may
             modes[state.global_step] = layer.training
+            if state.global_step == 1:
+                copied.append(copy.deepcopy(trainer.model))
 
     trainer.add_callback(Look())
     trainer.train()
     half = trainer.state.max_steps // 2
     assert modes == {step: step > half for step in range(1, 2 * half + 1)}
+    assert all(module.training for module in copied[0].train().modules())
+    assert not any(module.training for module in copied[0].eval().modules())
 
 
 class Swing(FreezePolicy):
@@ -437,6 +442,21 @@ REFUSED = {
     "one epoch": ({"num_train_epochs": 1}, "no row passes the frozen layers twice"),
     "a budget": ({"cache": {"max_gb": 1e-9}}, "cache.max_gb is 1e-09"),
 }
+
+
+def test_a_model_that_is_built_when_training_begins_is_not_cached(tmp_path, caplog):
+    found = built(tmp_path, cache={})
+    found.model_init = lambda: tiny.bert(0.1)
+    found.train()
+    assert "model_init builds another model" in warned(caplog)[0]
+
+
+def test_another_layout_of_the_weights_is_another_cache(tmp_path):
+    trainer, names = built(tmp_path, "resnet", cache={}), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        trainer.model.to(memory_format=layout)
+        names.append({kept.chunks.folder.name for kept in trainer.planned_cache().sets.values()})
+    assert not names[0] & names[1]
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,6 +1,6 @@
 """LightSteps: what Trainer does to a whole model at every step, done to the part that works."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -34,7 +34,7 @@ class LightSteps:
         self.on = True
         for module in self.skipped:
             module.eval()
-            module.train = _asleep(module)
+            module.train = _Asleep(module)
 
     def end(self) -> None:
         """Every module listens again."""
@@ -44,8 +44,14 @@ class LightSteps:
                 del module.train
 
 
-def _asleep(module: nn.Module) -> Callable[..., nn.Module]:
-    def train(*_: Any) -> nn.Module:
-        return module
+class _Asleep:
+    """``train`` of a module that is skipped; a copy of the module has its class's own."""
 
-    return train
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __call__(self, *_: Any) -> nn.Module:
+        return self.module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return type(self.module).train.__get__(memo[id(self.module)])

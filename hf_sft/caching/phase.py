@@ -21,6 +21,8 @@ def refuse_unfit(trainer: Any) -> None:
     args = trainer.args
     if trainer.train_dataset is None:
         raise NoCache("there is no data set to train on")
+    if trainer.model_init is not None:
+        raise NoCache("model_init builds another model when the training begins")
     if priors := trainer.source_pass.priors:
         raise NoCache(
             f"penalty {priors[0].type} compares what the whole model does; leave one of both out"

@@ -184,7 +184,7 @@ class Prefix:
 
     @cached_property
     def _weights(self) -> str:
-        """One hash of all parameters and buffers that do not train now.
+        """One hash of all parameters and buffers that do not train now, and of their layouts.
 
         What the starting point has hashed is taken from there, as long as nothing has trained.
         """
@@ -193,7 +193,8 @@ class Prefix:
         known = start.digests if as_loaded else {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name not in self.phase.trains:
-                found.update(f"{name} {known.get(name) or digest(tensor)}\n".encode())
+                layout = "" if tensor.is_contiguous() else tensor.stride()  # sums are rounded so
+                found.update(f"{name} {known.get(name) or digest(tensor)}{layout}\n".encode())
         return found.hexdigest()
 
     def _at_once(self, kept: KeptRows) -> int:
