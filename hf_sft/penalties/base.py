@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from hf_sft.errors import RecipeError
 from hf_sft.penalties.penalty import Parameters, Penalty
 from hf_sft.penalties.square import Square
-from hf_sft.penalties.strength import (
-    Optimization,
-    StrengthRule,
-    from_alpha,
-    from_half_life,
-    from_radius,
-    one_strength,
-)
-from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference, part
+from hf_sft.penalties.strength import Optimization, StrengthRule, derived, from_alpha, one_strength
+from hf_sft.penalties.terms import Term, chunks, difference, fresh_difference, of_rows, part
 from hf_sft.selection import first_match
 from hf_sft.shards import added_up, first_rows, local
 from hf_sft.starting_point import StartingPoint
@@ -84,6 +77,11 @@ class WeightPrior(Penalty):
     def shrink(self, d: Tensor, k: float, weight: Tensor | None = None) -> Tensor:
         """argmin_x ½‖x − d‖² + k·ω(x); ``d`` may be overwritten."""
 
+    def draw_(self, p: Tensor, a: Tensor | None, k: float, weight: Tensor | None = None) -> None:
+        """p ← argmin_x ½‖x − p‖² + k·ω(x − a), a = 0 for None."""
+        kept = self.shrink(fresh_difference(p, a), k, weight)
+        p.copy_(kept if a is None else kept.add_(a))
+
     def attach(self, model: nn.Module, start: StartingPoint) -> None:
         """Look at the model that will train; called when a training is set up."""
 
@@ -116,8 +114,7 @@ class WeightPrior(Penalty):
         if self.lambda_ is not None:
             return self
         if self.unresolved:
-            convert = from_radius if self.half_life is None else from_half_life
-            strength = convert(self.half_life or self.radius, self.apply, found)
+            strength = derived(self.half_life, self.radius, self.apply, found)
             return self.model_copy(update={"lambda_": strength})
         return self.model_copy(update={"lambda_": self.strength})
 
@@ -192,15 +189,11 @@ class WeightPrior(Penalty):
         for t in self.terms(theta, start, progress):
             if t.grad is None:
                 continue
-            parts = (t.theta, t.anchor, t.grad, self._weight(t, start))
             rows = (moved or {}).get(t.name)
-            if rows is not None:
-                parts = [part if part is None else part.index_select(0, rows) for part in parts]
-            for p, a, g, w in chunks(*parts):
-                direction, factor = self._form(t).slope(fresh_difference(p, a), w)
-                g.add_(direction, alpha=factor * t.c * scale)
-            if rows is not None:
-                t.grad.index_copy_(0, rows, parts[2])
+            with of_rows(rows, t.grad, t.theta, t.anchor, self._weight(t, start)) as parts:
+                for g, p, a, w in chunks(*parts):
+                    direction, factor = self._form(t).slope(fresh_difference(p, a), w)
+                    g.add_(direction, alpha=factor * t.c * scale)
 
     @torch.no_grad()
     def proximal_(
@@ -209,14 +202,19 @@ class WeightPrior(Penalty):
         start: StartingPoint,
         rates: Mapping[str, float],
         progress: float = 0.0,
+        moved: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """θ ← argmin_x ½‖x − θ‖² + η·Ω(x), for every parameter that has a rate η in ``rates``."""
+        """θ ← argmin_x ½‖x − θ‖² + η·Ω(x), for every parameter that has a rate η in ``rates``.
+
+        ``moved``: as in `add_gradient_`, after the step.
+        """
         for t in self.terms(theta, start, progress):
             if not rates.get(t.name) or t.grad is None:  # frozen by the policy, or no step taken
                 continue
-            for p, a, w in chunks(t.theta, t.anchor, self._weight(t, start)):
-                kept = self._form(t).shrink(fresh_difference(p, a), rates[t.name] * t.c, w)
-                p.copy_(kept if a is None else kept.add_(a))
+            rows = (moved or {}).get(t.name)
+            with of_rows(rows, t.theta, t.anchor, self._weight(t, start)) as parts:
+                for p, a, w in chunks(*parts):
+                    self._form(t).draw_(p, a, rates[t.name] * t.c, w)
 
     def terms(self, theta: Parameters, start: StartingPoint, progress: float) -> Iterator[Term]:
         """Every parameter that trains with 0 < c_n < ∞; the rows it grew by come by themselves."""

@@ -14,3 +14,11 @@ class Square:
 
     def shrink(self, d: Tensor, k: float, weight: Tensor | None = None) -> Tensor:
         return d.div_(1 + 2 * k if weight is None else 1 + 2 * k * weight)
+
+    def draw_(self, p: Tensor, a: Tensor | None, k: float, weight: Tensor | None = None) -> None:
+        """p + s·(a − p) with s = 2kw/(1 + 2kw): `shrink` in one pass over the memory."""
+        twice = 2 * k if weight is None else 2 * k * weight
+        if a is None:
+            p.div_(1 + twice)
+        else:
+            p.lerp_(a, twice / (1 + twice))

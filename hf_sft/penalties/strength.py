@@ -62,6 +62,13 @@ def from_alpha(alpha: float) -> float:
     return alpha / 2
 
 
+def derived(half_life: float | None, radius: float | None, how: str, found: Optimization) -> float:
+    """λ of the one that is given; see `from_half_life` and `from_radius`."""
+    if half_life is None:
+        return from_radius(radius, how, found)
+    return from_half_life(half_life, how, found)
+
+
 def from_half_life(share: float, how: str, found: Optimization) -> float:
     """λ under which the pull alone halves θ − θ⁰ in n½ = ``share`` · steps steps at rate η.
 

@@ -1,6 +1,7 @@
 """The terms of a weight prior, and going through their elements without a large temporary."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,6 +41,20 @@ def chunks(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
     split = [t.split(rows) if t is not None else None for t in tensors]
     for i in range(len(split[0])):
         yield tuple(parts[i] if parts is not None else None for parts in split)
+
+
+@contextmanager
+def of_rows(rows: Tensor | None, changed: Tensor, *others: Tensor | None) -> Iterator[list]:
+    """Rows of tensors of one shape, by their indices (k,); what is done to the first's is kept.
+
+    None for ``rows`` stands for the tensors as they are.
+    """
+    if rows is None:
+        yield [changed, *others]
+        return
+    parts = [None if t is None else t.index_select(0, rows) for t in (changed, *others)]
+    yield parts
+    changed.index_copy_(0, rows, parts[0])
 
 
 def part(tensor: Tensor | None, rows: slice | None) -> Tensor | None:

@@ -44,8 +44,11 @@ class MovedRows:
         self._age = 0
 
     @torch.no_grad()
-    def look(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name -> indices (k,) of the only rows with θ ≠ θ⁰, before a step with these gradients."""
+    def look(self, theta: Mapping[str, Tensor], after: bool = False) -> dict[str, Tensor]:
+        """Name -> indices (k,) of the only rows with θ ≠ θ⁰, before a step with these gradients.
+
+        ``after``: the step is taken.
+        """
         if self._age % LOOK_AGAIN == 0:
             self._moved.clear()
         self._age += 1
@@ -56,8 +59,9 @@ class MovedRows:
                 continue
             if name not in self._moved:
                 self._moved[name] = self._compared(name, parameter)
-            found[name] = self._moved[name].nonzero().flatten()
-            self._moved[name] |= torch.linalg.vector_norm(parameter.grad, dim=1) != 0
+            before = self._moved[name]
+            self._moved[name] = before | (torch.linalg.vector_norm(parameter.grad, dim=1) != 0)
+            found[name] = (self._moved[name] if after else before).nonzero().flatten()
             if len(found[name]) > LARGEST_SHARE * len(parameter):
                 self._tables.remove(name)
                 del found[name]

@@ -158,8 +158,12 @@ class Pull:
         if _skipped(optimizer):
             return
         theta, progress, rates = self.theta, self.progress(), self._rates(optimizer)
-        for prior in self.weight_priors:
-            if prior.apply == "proximal":
+        priors = [p for p in self.weight_priors if p.apply == "proximal"]
+        moved = self.moved_rows.look(theta, after=True) if priors else {}
+        for prior in priors:
+            if moved and type(prior).proximal_ is WeightPrior.proximal_:
+                prior.proximal_(theta, self.start, rates, progress, moved)
+            else:
                 prior.proximal_(theta, self.start, rates, progress)
         for rule, seen in zip(self.step_rules, self._seen, strict=True):
             rule.after_step_(theta, self.start, seen, rates, progress)
