@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from hf_sft.errors import SourceError
 from hf_sft.layer_groups import LayerGroups
 from hf_sft.resources import PACKAGE, SHA256
 from hf_sft.weight_files import ENDINGS
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class ModelSource(BaseModel):
@@ -82,6 +85,21 @@ class Source:
         return " ".join(filter(None, (self.name, self.revision, drawn)))
 
 
+def image_convolutions(model: nn.Module) -> list[nn.Module]:
+    """The modules whose weights ``channels_last`` lays out otherwise."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def lay_out_channels_last(model: M) -> M:
+    """The same model, weights of its images' convolutions in torch.channels_last.
+
+    Not ``model.to``: it takes any weight of four dimensions, and fails at one of five.
+    """
+    for module in image_convolutions(model):
+        module.to(memory_format=torch.channels_last)
+    return model
+
+
 @dataclass
 class LoadedModel:
     """A model ready to be fine-tuned, and what is known about its origin.
@@ -108,20 +126,19 @@ class LoadedModel:
         """The same, weights of images' convolutions in torch.channels_last; so is the original.
 
         Raises:
-            SourceError: no weight has four dimensions.
+            SourceError: it has no such convolution.
         """
-        if not any(parameter.ndim == 4 for parameter in self.model.parameters()):
+        if not image_convolutions(self.model):
             raise SourceError(
-                f"model.channels_last: {self.source.name!r} has no convolution of images (no "
-                "weight of four dimensions) that could be laid out so. Leave the key out."
+                f"model.channels_last: {self.source.name!r} has no convolution of images "
+                "(torch.nn.Conv2d or ConvTranspose2d) to lay out so. Leave the key out."
             )
 
         def original() -> tuple[transformers.PreTrainedModel, bool]:
             model, has_head = self.original()
-            return model.to(memory_format=torch.channels_last), has_head
+            return lay_out_channels_last(model), has_head
 
-        model = self.model.to(memory_format=torch.channels_last)
-        return replace(self, model=model, original=original)
+        return replace(self, model=lay_out_channels_last(self.model), original=original)
 
     def compared(self, original: Any, collate: Callable, groups: LayerGroups, model: Any) -> dict:
         """What `drift.compare` takes to hold ``model``, tuned, against its ``original``."""

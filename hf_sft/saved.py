@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from hf_sft import output_folder
 from hf_sft.data_identity import data_identity
 from hf_sft.errors import DataError, SourceError, listing
+from hf_sft.model_source import lay_out_channels_last
 from hf_sft.prediction_files import whole_file, whole_folder, write_csv, write_jsonl
 from hf_sft.recipe import Recipe
 from hf_sft.reporting.outcome import plain_metrics
@@ -50,7 +51,7 @@ def load(run: Path, opens: Sequence[str] = ()) -> tuple[Recipe, Any, Any]:
     except Exception as error:  # bad json, torn tensors: a dozen unrelated types
         raise SourceError(f"'{folder}' cannot be loaded: {error}. Train it anew.") from error
     if recipe.model.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = lay_out_channels_last(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return recipe, model.eval().to(device), processor
 

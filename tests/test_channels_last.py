@@ -4,8 +4,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_image_run import image_recipe, image_run
 from tiny_run import text_recipe
+from torch import nn
 
 from hf_sft.cli import main
+from hf_sft.model_source import image_convolutions, lay_out_channels_last
 from hf_sft.recipe import Recipe
 from hf_sft.running import prepare
 from hf_sft.saved import load
@@ -76,6 +78,16 @@ def test_a_cached_training_takes_it(tmp_path):
     run = image_run(tmp_path, cache={"folder": str(tmp_path / "cache")}, **settings)
     assert any((tmp_path / "cache").rglob("*"))
     assert (run / "report.json").is_file()
+
+
+def test_only_convolutions_of_images_are_laid_out():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3), nn.Conv3d(4, 6, 3))
+    model.table = nn.Parameter(torch.ones(2, 3, 4, 5))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = lay_out_channels_last(model).state_dict()
+    assert laid_out(found) == {"0.weight", "1.weight"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
+    assert not image_convolutions(model[2])
 
 
 def test_refused_where_there_is_nothing_to_lay_out(tmp_path, capsys):
