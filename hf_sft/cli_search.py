@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from hf_sft.cli_numbers import count
 from hf_sft.cli_recipes import readable
 from hf_sft.errors import RecipeError
 from hf_sft.importing import importing
@@ -21,7 +22,7 @@ def add(command) -> None:
     look.add_argument("--overwrite", action="store_true", help="begin the search anew")
     rates.add_argument("--from", dest="low", type=float, default=1e-7, help="the first rate")
     rates.add_argument("--to", dest="high", type=float, default=1.0, help="the last rate")
-    rates.add_argument("--steps", type=int, default=100, help="one rate each")
+    rates.add_argument("--steps", type=count, default=100, help="one rate each")
     rates.add_argument("--picture", type=Path, help="an svg file of the curve")
 
 

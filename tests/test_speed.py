@@ -1,5 +1,6 @@
 """hf-sft speed: a recipe's own steps in variants, which leave nothing behind."""
 
+import pytest
 import torch
 from tiny_image_run import image_recipe
 from tiny_run import text_recipe
@@ -70,6 +71,10 @@ def test_what_cannot_be_had_is_left_out_and_told(tmp_path, monkeypatch):
 def test_wrong_questions_are_refused(tmp_path, capsys, monkeypatch):
     recipe = str(text_recipe(tmp_path))
     assert main(["speed", recipe, "--rounds", "1"]) == 2
+    for command, option in (("speed", "--rounds"), ("speed", "--steps"), ("lr", "--steps")):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, recipe, option, "0"])
+        assert f"{option}: a whole number of at least 1" in capsys.readouterr().err
     assert main(["speed", recipe, "training.max_steps=3", "--rounds", "2"]) == 2
     assert "training.max_steps=7" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
