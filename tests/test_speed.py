@@ -6,10 +6,13 @@ from tiny_image_run import image_recipe
 from tiny_run import text_recipe
 
 from hf_sft.cli import main
+from hf_sft.recipe import Recipe
+from hf_sft.running import prepare
 from hf_sft.searching import speed as speeds
 from hf_sft.searching.speed import PLAIN, Speed, speed, told
 from hf_sft.searching.step_times import Steps
 from hf_sft.training.trainer import TransferTrainer
+from hf_sft.training_arguments import training_arguments
 
 
 def found(**times):
@@ -47,25 +50,70 @@ def test_each_variant_trains_its_own_way_on_the_same_batches(tmp_path, monkeypat
     kinds = [(False, False), (True, False), (False, True), (True, True)]
     expected = [kind for kind in kinds for _ in range(3)]  # two steps to warm up, and one
     backwards = [kind for kind in kinds[::-1] for _ in range(3)]
-    assert [kind for *kind, _ in seen] == [list(k) for k in (*backwards, *expected, *backwards)]
+    assert [kind for *kind, _ in seen] == [list(k) for k in (*expected, *expected, *backwards)]
     batches = [pixels for *_, pixels in seen]
     assert batches == batches[:3] * 12
     told = capsys.readouterr().out
     assert all(name in told for name in ("channels_last", "bf16", "losses apart", "every round"))
 
 
-def test_what_cannot_be_had_is_left_out_and_told(tmp_path, monkeypatch):
-    trainer = speeds._trainer
+def failing(monkeypatch, fails):
+    """Variants for which ``fails`` holds cannot be built; the overrides of all, as they come."""
+    trainer, asked = speeds._trainer, []
 
     def broken(path, base, given, more):
-        if "training.bf16=true" in more:
+        asked.append(more)
+        if fails(more):
             raise RuntimeError("no such arithmetic\nand more")
         return trainer(path, base, given, more)
 
     monkeypatch.setattr(speeds, "_trainer", broken)
-    measured = speed(text_recipe(tmp_path), [], rounds=2, steps=1)
-    assert list(measured.rounds) == [PLAIN]  # nor is there a convolution
+    return asked
+
+
+def test_what_cannot_be_had_is_left_out_and_told(tmp_path, monkeypatch):
+    failing(monkeypatch, lambda more: "training.bf16=true" in more)
+    measured = speed(image_recipe(tmp_path), [], rounds=2, steps=1)
+    assert list(measured.rounds) == [PLAIN, "channels_last"]
     assert "bf16: not here: no such arithmetic\n" in told(measured)
+
+
+def test_nothing_is_timed_where_no_variant_is_left(tmp_path, monkeypatch):
+    asked = failing(monkeypatch, bool)
+    measured = speed(text_recipe(tmp_path), [], rounds=2, steps=1)  # without a convolution
+    assert len(asked) == 2
+    assert "bf16: not here: no such arithmetic\nNothing to compare" in told(measured)
+
+
+def test_a_broken_recipe_is_found_at_once(tmp_path, monkeypatch):
+    asked = failing(monkeypatch, lambda more: True)
+    with pytest.raises(RuntimeError, match="no such arithmetic"):
+        speed(text_recipe(tmp_path), [], rounds=2, steps=1)
+    assert asked == [[]]
+
+
+def variants(path, *overrides):
+    recipe = Recipe.load(path, overrides)
+    return speeds._variants(recipe, prepare(recipe, training_arguments(recipe)), False)
+
+
+def test_what_the_recipe_sets_is_tried_without(tmp_path):
+    sets = ["model.channels_last=true", "training.bf16=true", "training.use_cpu=true"]
+    path = image_recipe(tmp_path)
+    channels, half = ["model.channels_last=false"], ["training.bf16=false"]
+    off = {"channels_last off": channels, "bf16 off": half}
+    found = variants(path, *sets)
+    assert found == {PLAIN: [], **off, "channels_last off, bf16 off": [*channels, *half]}
+    compiled = variants(path, "training.torch_compile_mode=default")["torch_compile off"]
+    back = Recipe.load(path, ["training.torch_compile_mode=default", *compiled])
+    assert not training_arguments(back).torch_compile
+
+
+def test_the_first_phase_of_a_policy_over_time_is_named(tmp_path):
+    overrides = ["freeze={type: lp-ft, probe: 0.5}"]
+    measured = speed(text_recipe(tmp_path), overrides, rounds=2, steps=1)
+    assert "measured: the first phase of freeze lp-ft, not what it opens later." in told(measured)
+    assert "first phase" not in told(found(bf16=[1.0, 1.0]))
 
 
 def test_wrong_questions_are_refused(tmp_path, capsys, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hf_sft.errors import RecipeError
+from hf_sft.model_source import image_convolutions
 from hf_sft.output_folder import nothing_left
 from hf_sft.recipe import Recipe
 from hf_sft.recipe_text import as_override
@@ -26,6 +27,7 @@ from hf_sft.training_arguments import training_arguments
 
 PLAIN = "as the recipe says"
 CLEAR = 0.05  # by how much a variant has to be faster or slower in every round
+COMPILES = ("torch_compile_backend", "torch_compile_mode")  # each turns torch_compile on
 QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
 
 
@@ -35,15 +37,17 @@ class Speed:
 
     Attributes:
         words: variant -> its overrides.
+        machine: the device and its threads.
         rounds: variant -> its steps, round by round.
         failed: variant -> why it cannot be had.
-        machine: the device and its threads.
+        first_of: the freezing policy, where it changes over time: its first phase was measured.
     """
 
     words: dict[str, list[str]]
     machine: str
     rounds: dict[str, list[Steps]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    first_of: str | None = None
 
     def ratios(self, variant: str) -> list[float]:
         """Its median step to that of the recipe as it is, round by round."""
@@ -63,6 +67,11 @@ class Speed:
             return "faster"
         return "slower" if min(found) > 1 + CLEAR else "no clear difference"
 
+    @property
+    def compares(self) -> bool:
+        """Whether a variant beside the recipe itself is left."""
+        return len(self.words) - len(self.failed) > 1
+
     def best(self) -> str | None:
         """The fastest of those that are faster in every round."""
         clear = [name for name in self.rounds if self.verdict(name) == "faster"]
@@ -75,7 +84,7 @@ def speed(
     """Time the first steps of a recipe's run, as it is and in variants; nothing is left of it.
 
     Each turn is a training of its own from the starting point, on the same batches, which is ended
-    after ``steps``. A first round does not count.
+    after ``steps``. A first round does not count; it is the only one if no variant survives it.
 
     Raises:
         RecipeError: the recipe is wrong, or several processes run.
@@ -93,27 +102,39 @@ def speed(
             prepared.rehearse(recipe)
             kept = dataclasses.replace(prepared, loaded=None, trainer=None, probe=None)
             found = Speed(_variants(recipe, prepared, compiles), _machine(args.device))
+            found.first_of = recipe.freeze.type if recipe.freeze.dynamic else None
             del prepared
             build = partial(_trainer, path, (recipe, kept), [*overrides, *words])
             _take_turns(found, build, 0, steps)
             with _said_before():
-                for number in range(1, rounds + 1):
+                for number in range(1, rounds + 1) if found.compares else ():
                     _take_turns(found, build, number, steps)
     return found
 
 
 def _variants(recipe: Recipe, prepared: Prepared, compiles: bool) -> dict[str, list[str]]:
-    """Those that the recipe has not set itself, with their overrides."""
-    args, model = prepared.trainer.args, prepared.loaded.model
+    """What the recipe has not set, and without what it has, with their overrides."""
+    args = prepared.trainer.args
     on_cpu = ["training.use_cpu=true"] if args.device.type == "cpu" else []
     found = {}
-    if not recipe.model.channels_last and any(p.ndim == 4 for p in model.parameters()):
+    if recipe.model.channels_last:
+        found["channels_last off"] = ["model.channels_last=false"]
+    elif image_convolutions(prepared.loaded.model):
         found["channels_last"] = ["model.channels_last=true"]
-    if not (args.bf16 or args.fp16):
+    if args.bf16 or args.fp16:
+        half = "bf16" if args.bf16 else "fp16"
+        found[f"{half} off"] = [f"training.{half}=false"]
+    else:
         found["bf16"] = ["training.bf16=true", *on_cpu]
     if len(found) == 2:
-        found["channels_last, bf16"] = [word for words in found.values() for word in words]
-    if compiles and not args.torch_compile:
+        found[", ".join(found)] = [word for words in found.values() for word in words]
+    if args.torch_compile:
+        given = [key for key in COMPILES if recipe.training.get(key) is not None]
+        found["torch_compile off"] = [
+            "training.torch_compile=false",
+            *(f"training.{key}=null" for key in given),
+        ]
+    elif compiles:
         found["torch_compile"] = ["training.torch_compile=true"]
     return {PLAIN: [], **found}
 
@@ -130,9 +151,12 @@ def _said_before() -> Iterator[None]:
 
 
 def _take_turns(found: Speed, build: Callable[[list[str]], Any], number: int, steps: int) -> None:
-    """One round; a variant that this machine or model does not take is left out from then on."""
+    """One round; a variant that this machine or model does not take is left out from then on.
+
+    Round 0 begins with the recipe itself: if it is broken, nothing else is tried.
+    """
     wanted = [name for name in found.words if name not in found.failed]
-    for name in wanted if number % 2 else wanted[::-1]:
+    for name in wanted if number % 2 or number == 0 else wanted[::-1]:
         try:
             taken = timed(partial(build, found.words[name]), steps)
         except Exception as error:  # whatever an absent compiler or an old processor leads to
@@ -162,10 +186,17 @@ def _machine(device: torch.device) -> str:
 
 def told(found: Speed) -> str:
     """The table, and what to set for the fastest of what is faster in every round."""
+    absent = [f"{name}: not here: {reason}" for name, reason in found.failed.items()]
+    if not found.compares:
+        return "\n".join([*absent, "Nothing to compare the recipe with on this machine."])
     rows = [_row(found, name) for name in found.words if name in found.rounds]
     heads = ["variant", "ms a step", "to the recipe's", "in every round", "losses apart"]
-    parts = [f"{found.machine}; {len(found.rounds[PLAIN])} rounds.", table(heads, rows)]
-    parts += [f"{name}: not here: {reason}" for name, reason in found.failed.items()]
+    parts = [f"{found.machine}; {len(found.rounds[PLAIN])} rounds."]
+    if found.first_of is not None:
+        parts.append(
+            f"measured: the first phase of freeze {found.first_of}, not what it opens later."
+        )
+    parts += [table(heads, rows), *absent]
     best = found.best()
     clear = f"more than {CLEAR:.0%} faster in every round"
     if best is None:
