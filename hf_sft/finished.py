@@ -15,7 +15,8 @@ def refuse_unfinished(run: Path, *needed: str) -> None:
         what = "it is a file" if run.exists() else "there is no such folder"
         raise RecipeError(f"'{run}' is no finished run: {what}. Name a run's output folder.")
     for name in needed:
-        if not (run / name).exists():
+        there = (run / name).is_file() if Path(name).suffix else (run / name).is_dir()
+        if not there:
             raise RecipeError(
                 f"'{run}' is no finished run: {name} is missing there. Name a run's output folder, "
                 "or finish it with `hf-sft run`."

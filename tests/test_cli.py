@@ -268,9 +268,18 @@ def test_a_folder_that_is_no_run(capsys, recipe, tmp_path, command):
         assert "no finished run" in refused(capsys, *command, folder, *rest)
 
 
-def test_a_report_that_is_torn(capsys, recipe, tmp_path):
-    (tmp_path / "report.json").write_text('{"task":')
-    assert "report.json' is torn" in refused(capsys, "show", tmp_path)
+@pytest.mark.parametrize(("text", "told"), [
+    ('{"task":', "is torn"), ("[]", "no report"), ("{}", "no report"),
+    ('{"schema": 1}', "no report"),
+])  # fmt: skip
+def test_a_report_that_is_none(capsys, recipe, tmp_path, text, told):
+    (tmp_path / "report.json").write_text(text)
+    assert told in refused(capsys, "show", tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_report(capsys, recipe, tmp_path):
+    (tmp_path / "report.json").mkdir()
+    assert "report.json is missing" in refused(capsys, "show", tmp_path)
 
 
 def test_a_place_where_no_run_can_be_is_told_before_a_check_reads_the_data(capsys, recipe):

@@ -9,6 +9,8 @@ from typing import Any
 from hf_sft.errors import RecipeError, listing
 from hf_sft.table import table
 
+HOLDS = (("schema", int), ("metric_names", list), ("metrics", dict), ("groups", list),
+         ("freeze", dict), ("retention", dict), ("source", dict))  # fmt: skip
 DRAWN = "nothing: the weights were drawn anew"  # what the source's function is measured by
 
 
@@ -23,13 +25,16 @@ class Report:
         """The report of a finished run.
 
         Raises:
-            RecipeError: the file is torn.
+            RecipeError: the file is torn, or holds something else.
         """
         path = folder / "report.json"
         try:
-            return cls(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
+            data = json.loads(path.read_text("utf-8"))
+        except (ValueError, OSError) as error:
             raise RecipeError(f"'{path}' is torn ({error}); run it again.") from error
+        if not isinstance(data, dict) or not all(isinstance(data.get(k), t) for k, t in HOLDS):
+            raise RecipeError(f"'{path}' is no report of hf-sft. Name a run's output folder.")
+        return cls(data)
 
     def save(self, folder: Path) -> None:
         """Write report.json whole or not at all."""
@@ -68,11 +73,12 @@ class Report:
 
     def _audit(self) -> str:
         freeze, kept = self.data["freeze"], self.data["retention"]
-        frozen = (
-            f"All {freeze['frozen_tensors']} frozen tensors are bit-equal to the source."
-            if freeze["verified_unchanged"]
-            else f"CHANGED although frozen: {', '.join(freeze['changed'])}"
-        )
+        if not freeze["verified_unchanged"]:
+            frozen = f"CHANGED although frozen: {', '.join(freeze['changed'])}"
+        elif freeze["frozen_tensors"]:
+            frozen = f"All {freeze['frozen_tensors']} frozen tensors are bit-equal to the source."
+        else:
+            frozen = "Nothing stayed frozen."
         numbers = ", ".join(
             f"{key} {value:.4f}" for key, value in kept.items() if isinstance(value, float)
         )
