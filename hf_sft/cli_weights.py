@@ -4,8 +4,11 @@ import argparse
 from pathlib import Path
 
 from hf_sft.cli_numbers import count, share
+from hf_sft.errors import DataError
 from hf_sft.finished import refuse_unfinished
 from hf_sft.importing import importing
+
+NEEDED = ("recipe.yaml", "model")  # of a run's folder
 
 
 def add(command) -> None:
@@ -37,7 +40,7 @@ def add(command) -> None:
 
 def blend_run(arguments: argparse.Namespace) -> None:
     """Walk from the source to the run, and save the chosen model."""
-    refuse_unfinished(arguments.run)
+    refuse_unfinished(arguments.run, *NEEDED)
     with importing():
         from hf_sft.weights.blend import blend
 
@@ -51,7 +54,7 @@ def blend_run(arguments: argparse.Namespace) -> None:
 def soup_runs(arguments: argparse.Namespace) -> None:
     """Average runs, and save the soup."""
     for run in arguments.runs:
-        refuse_unfinished(run)
+        refuse_unfinished(run, *NEEDED)
     with importing():
         from hf_sft.weights.soup import soup
 
@@ -61,7 +64,9 @@ def soup_runs(arguments: argparse.Namespace) -> None:
 
 def adapt_run(arguments: argparse.Namespace) -> None:
     """Adapt a model to inputs without labels, and save it."""
-    refuse_unfinished(arguments.run)
+    refuse_unfinished(arguments.run, *NEEDED)
+    if not arguments.input.exists():
+        raise DataError(f"'{arguments.input}' does not exist; give a file or a folder.")
     with importing():
         from hf_sft.weights.adapt import adapt
 

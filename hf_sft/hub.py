@@ -51,7 +51,7 @@ def push(
     """
     with told_plainly(repo_id, again(run, repo_id, private, revision)):
         if not card_metadata.is_hub_id(repo_id):
-            raise PushError(f"{repo_id!r} is no name of a repository; write user/name.")
+            raise PushError(f"{repo_id!r} is no name of a repository; write user/name or name.")
         report, model = finished(run)
         edited = edited_card(run, report)
         if token is None and get_token() is None:
@@ -187,7 +187,7 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, PushError):
         return str(error)
     if isinstance(error, HFValidationError):
-        return "this is no name of a repository; write user/name."
+        return "this is no name of a repository; write user/name or name."
     if isinstance(error, OfflineModeIsEnabled):
         return "the Hub is switched off by HF_HUB_OFFLINE; unset it."
     if not isinstance(error, HfHubHTTPError):

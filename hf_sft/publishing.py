@@ -27,7 +27,7 @@ def refuse_hopeless(recipe: Recipe, prepared: Any) -> None:
     wanted = asked.get("hub_private_repo"), asked.get("hub_revision")
     later = hub.again(recipe.output_dir, repo, *wanted)
     if not card_metadata.is_hub_id(repo):
-        found.append(f"hub_model_id: {repo!r} is no name of a repository; write user/name.")
+        found.append(f"hub_model_id: {repo!r} is no name of a repository; write user/name or name.")
     if get_token() is None:
         found.append(
             "push_to_hub: no token of the Hub is known. Run `hf auth login`, or set HF_TOKEN."

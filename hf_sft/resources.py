@@ -72,14 +72,20 @@ def package_path(name: str) -> Path:
 def package_version(name: str) -> str | None:
     """``distribution version`` of the package a ``package:`` name points into, if it is known."""
     module = name.removeprefix(PACKAGE).partition("/")[0]
-    try:
-        found = metadata.distribution(module)  # most are called as their module is
-    except metadata.PackageNotFoundError:  # all that are installed are read: a quarter of a second
+    found = _called(module)
+    if found is None:  # all that are installed are read: a quarter of a second
         others = metadata.packages_distributions().get(module)
-        if not others:
-            return None
-        found = metadata.distribution(others[0])
-    return f"{found.name} {found.version}"
+        found = metadata.distribution(others[0]) if others else None
+    return None if found is None else f"{found.name} {found.version}"
+
+
+def _called(module: str) -> metadata.Distribution | None:
+    """The distribution that is called as the module is and has it, as most do."""
+    try:
+        found = metadata.distribution(module)
+    except metadata.PackageNotFoundError:
+        return None
+    return found if any(file.parts[0] == module for file in found.files or ()) else None
 
 
 def sha256(path: Path) -> str:

@@ -64,6 +64,7 @@ def sample(labels=("cat", "dog", "owl"), **changes):
     data = {
         "schema": 1,
         "task": "image-classification",
+        "metric_names": ["accuracy"],
         "labels": list(labels),
         "seed": 42,
         "source": {"name": "user/source", "revision": "abc123", "hub_id": "user/source",
