@@ -15,7 +15,11 @@ def add(command) -> None:
     new.add_argument("data", metavar="DATA", help="a file, a folder, or a Hub data set's user/name")
     new.add_argument("override", nargs="*", help="a.b=c: what the recipe shall say, not guess")
     new.add_argument("--output", type=Path, help="the recipe (default: <name of the data>.yaml)")
-    new.add_argument("--model", help="what model.name takes (default: a usual one for the task)")
+    new.add_argument(
+        "--model",
+        help="what model.name takes, or a whole model block: '{name: …, architecture: …}' "
+        "(default: a usual one for the task)",
+    )
     new.set_defaults(takes_overrides=True)
 
 

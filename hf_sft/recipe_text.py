@@ -152,6 +152,19 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     place[_key(place, last, override)] = value
 
 
+def model_block(given: str) -> Any:
+    """What a command line writes for a model: what ``model.name`` takes, or the block in braces.
+
+    Raises:
+        RecipeError: braces, and no YAML.
+    """
+    if not given.lstrip().startswith("{"):
+        return {"name": given}
+    raw: dict[str, Any] = {}
+    apply_override(raw, f"model={given}")
+    return raw["model"]
+
+
 def _key(place: Any, part: str, override: str) -> str | int:
     """``part`` as it indexes ``place``: a key of a mapping or a number of a list."""
     if isinstance(place, dict):

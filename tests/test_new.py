@@ -116,6 +116,16 @@ def test_a_folder_of_images_becomes_a_recipe_that_runs(here, capsys):
     assert main(["run", "images.yaml"]) == 0
 
 
+def test_a_model_may_be_given_as_a_whole_block(here, capsys):
+    given = yaml.safe_load(image_recipe(here).read_text("utf-8"))["model"]
+    words = ("--model", json.dumps({**given, "name": "source.pth"}), "task.image_size=32")
+    assert new("image-classification", "images", *words) == 0
+    assert yaml.safe_load(Path("images.yaml").read_text("utf-8"))["model"] == given
+    assert "does not fit" not in capsys.readouterr().out  # it was loaded
+    Path("images.yaml").unlink()
+    assert "no YAML" in refused(capsys, "image-classification", "images", "--model", "{name: [}")
+
+
 def test_the_comments_say_what_was_found(here):
     plants(here)
     assert new("text-classification", "plants") == 0

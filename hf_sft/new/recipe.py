@@ -30,7 +30,7 @@ from hf_sft.new.method import METHODS, Method, epochs
 from hf_sft.new.reading import read
 from hf_sft.new.try_out import try_out
 from hf_sft.problems import problem
-from hf_sft.recipe_text import BLOCKS, apply_override, dump
+from hf_sft.recipe_text import BLOCKS, apply_override, dump, model_block
 from hf_sft.resources import PACKAGE, Locate, locator
 from hf_sft.tasks import Task
 from hf_sft.tasks.translation_column import unfolded
@@ -112,7 +112,7 @@ def propose(
         task: a ``type`` of the task block.
         given: the data: a path, ``package:…`` or a Hub id.
         folder: where the recipe will lie.
-        model: a Hub id, a path, or None for the task's default.
+        model: a Hub id, a path, a model block in braces, or None for the task's default.
         overrides: ``a.b=c`` each; what they set is not guessed.
 
     Raises:
@@ -150,7 +150,9 @@ def _begun(
     """The recipe's name, and the blocks that need no look at the data."""
     raw: dict[str, Any] = {"task": {"type": task}}
     raw["data"], name = data_block(task, given, folder)
-    raw["model"] = {"name": model_name(model, folder) if model else None}
+    raw["model"] = model_block(model) if model else {"name": None}
+    if isinstance(source := raw["model"].get("name"), str):
+        raw["model"]["name"] = model_name(source, folder)
     for override in overrides:
         apply_override(raw, override)
     return name, raw

@@ -20,7 +20,7 @@ from hf_sft.ranking import stored_features
 from hf_sft.ranking.features import Features, extract, identity
 from hf_sft.ranking.transferability import h_score, leep, logme, nce
 from hf_sft.recipe import Recipe
-from hf_sft.recipe_text import apply_override
+from hf_sft.recipe_text import model_block
 from hf_sft.running import load_data
 from hf_sft.table import table
 
@@ -127,13 +127,7 @@ def _source(recipe: Recipe, candidate: Candidate) -> ModelSource:
         return candidate
     if candidate == recipe.model.name:
         return recipe.model
-    block: Any = {"name": candidate}
-    if not isinstance(candidate, str):
-        block = candidate
-    elif candidate.startswith("{"):
-        raw: dict[str, Any] = {}
-        apply_override(raw, f"model={candidate}")
-        block = raw["model"]
+    block = model_block(candidate) if isinstance(candidate, str) else candidate
     try:
         return ModelSource.model_validate(block)
     except ValidationError as error:
