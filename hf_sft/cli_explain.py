@@ -35,7 +35,12 @@ def explain_name(arguments: argparse.Namespace) -> None:
         from hf_sft.reference import entries, named
 
     found = named(arguments.name) if arguments.name else list(entries())
-    print(page(found[0]) if len(found) == 1 else "\n".join(map(line, found)))
+    if len(found) == 1:
+        print(page(found[0]))
+        return
+    print("\n".join(map(line, found)))
+    if not arguments.name:
+        print(f"And, of what is explained elsewhere: {', '.join(BORROWED)}.")
 
 
 def line(entry: Any) -> str:

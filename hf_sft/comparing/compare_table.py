@@ -65,7 +65,7 @@ def legend(data: dict[str, Any]) -> str:
         f"target: {data['metric'].replace('_', ' ')} on {data['split'] or 'no split'}; {kept}. "
         f"Mean ± standard deviation over {seeds} seeds;\ndifference to {data['baseline']}, paired "
         f"by seed, [{100 * data['confidence']:.0f} % t interval, each arm by itself]. "
-        "* no other arm is better in both."
+        "* no other arm beats it in one of them without losing in the other."
     )
 
 
