@@ -126,6 +126,23 @@ def test_a_model_may_be_given_as_a_whole_block(here, capsys):
     assert "no YAML" in refused(capsys, "image-classification", "images", "--model", "{name: [}")
 
 
+def test_a_guessed_label_is_the_fullest_and_most_even_and_the_others_are_named(here, capsys):
+    regions = ["north"] * 30 + ["south"] * 29 + ["west"] + [""] * 4
+    rows = [
+        (f"word{n} and so on", regions[n], "" if n == 5 else ("good", "bad", "none")[n % 3], n % 4)
+        for n in range(64)
+    ]
+    table(here / "r.csv", rows, ("Bewertung", "Region", "Urteil", "Sterne im Netz"))
+    told = "'Urteil'; others that could be: 'Region', 'Sterne im Netz'"
+    assert new("text-classification", "r.csv", "--model", "none/such") == 0
+    assert told in capsys.readouterr().out
+    text = Path("r.yaml").read_text("utf-8")
+    assert yaml.safe_load(text)["task"]["label"] == "Urteil"
+    assert told in text.replace("\n# ", " ")
+    settled = found("text-classification", "r.csv", "task.label=Region")
+    assert not any("others" in line for line in settled.decisions)
+
+
 def test_the_comments_say_what_was_found(here):
     plants(here)
     assert new("text-classification", "plants") == 0

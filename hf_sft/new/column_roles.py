@@ -20,6 +20,7 @@ class Roles:
         form: of the answer: a class per row, several of them, a tag per word, objects in boxes, a
             mask of classes, or no classes.
         kind: what the inputs are.
+        others: columns that could be the answer as well, where it was guessed.
     """
 
     keys: dict[str, Any]
@@ -27,6 +28,7 @@ class Roles:
     answer: str | None = None
     form: Literal["class", "classes", "tags", "objects", "masks", "none"] = "none"
     kind: Literal["text", "tokens", "image"] = "text"
+    others: tuple[str, ...] = ()
 
     @property
     def per_row(self) -> bool:

@@ -13,7 +13,7 @@ from hf_sft.new.image_columns import (
     masked_image_modeling,
     object_detection,
 )
-from hf_sft.new.label_columns import label_of, problem_of, sample, yes_and_no
+from hf_sft.new.label_columns import label_of, labels_among, problem_of, sample, yes_and_no
 from hf_sft.tasks.translation_column import DOT, languages
 
 TEXTS = (
@@ -61,7 +61,8 @@ def _text_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
         pairs = [[lower[a], lower[b]] for a, b in PAIRS if a in lower and b in lower]
         texts = pairs[0] if pairs else [_text(rows, strings)]
     more, form = _label_form(rows, label, given)
-    return Roles({"text": texts, "label": label, **more}, texts, answer, form)
+    keys = {"text": texts, "label": label, **more}
+    return Roles(keys, texts, answer, form, others=_other_labels(rows, texts, answer, given))
 
 
 def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
@@ -69,7 +70,20 @@ def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     label = given.get("label") or yes_and_no(rows, [image]) or label_of(rows, [image])
     more, form = _label_form(rows, label, given)
     answer = label if isinstance(label, str) else None
-    return Roles({"image": image, "label": label, **more}, [image], answer, form, "image")
+    keys, others = (
+        {"image": image, "label": label, **more},
+        _other_labels(rows, [image], answer, given),
+    )
+    return Roles(keys, [image], answer, form, "image", others)
+
+
+def _other_labels(
+    rows: Dataset, inputs: list[str], answer: str | None, given: dict[str, Any]
+) -> tuple[str, ...]:
+    """What could have been guessed in place of ``answer``."""
+    if given.get("label") or answer is None:
+        return ()
+    return tuple(column for column in labels_among(rows, inputs) if column != answer)
 
 
 def _label_form(

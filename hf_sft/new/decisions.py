@@ -1,5 +1,6 @@
 """What a new recipe does about its data: splits left out or carved, classes left out."""
 
+import shlex
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,17 @@ from hf_sft.new.findings import Finding, counted
 from hf_sft.new.look import Labels
 
 TEST_FRACTION = 0.2
+
+
+def say_other_labels(found: Roles) -> list[str]:
+    """That the label is a guess, where other columns could be it."""
+    if not found.others:
+        return []
+    others = listing(map(repr, found.others))
+    return [
+        f"The label is taken to be {found.answer!r}; others that could be: {others}. To take "
+        f"another: {shlex.quote(f'task.label={found.others[0]}')}."
+    ]
 
 
 def leave_out_unlabelled(

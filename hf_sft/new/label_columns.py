@@ -1,5 +1,6 @@
 """Which column holds the label, and whether it is a class, several labels or a number."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ LABELS = (
 )  # fmt: skip
 SEPARATORS = (";", "|", ",")
 SAMPLE = 1000  # rows that a guess looks at
+GAPS = 0.02  # share of rows without a value that labels may well have
 
 
 def sample(rows: Dataset) -> Dataset:
@@ -22,27 +24,36 @@ def sample(rows: Dataset) -> Dataset:
 
 
 def label_of(rows: Dataset, taken: Iterable[str]) -> str:
-    """By name, else a ClassLabel, else the column with the fewest values that repeat.
+    """The likeliest of `labels_among`.
 
     Raises:
         DataError: no column looks like labels.
     """
-    found = [column for column in rows.column_names if column not in set(taken)]
-    if (by_name := named(found, LABELS)) is not None:
-        return by_name
-    for column in found:
-        if isinstance(rows.features[column], ClassLabel):
-            return column
-    part = sample(rows)
-    values = {
-        column: len({*part[column]} - {None})
-        for column in found
-        if dtype(rows.features[column]).startswith(("string", "large_string", "int", "bool"))
-    }
-    few = {column: count for column, count in values.items() if 2 <= count <= len(part) / 2}
-    if not few:
+    if not (found := labels_among(rows, taken)):
         raise unseen("labels", ["task.label"], rows)
-    return min(few, key=few.__getitem__)
+    return found[0]
+
+
+def labels_among(rows: Dataset, taken: Iterable[str]) -> list[str]:
+    """What could be labels, the likeliest first: by name, then ClassLabels, then what repeats.
+
+    Of these, words and pairs of numbers come before longer scales, columns with hardly a gap before
+    others, and then those whose smallest class is larger.
+    """
+    found = [column for column in rows.column_names if column not in set(taken)]
+    by_name = named(found, LABELS)
+    classes = [column for column in found if isinstance(rows.features[column], ClassLabel)]
+    part, ranks = sample(rows), {}
+    for column in found:
+        if not dtype(rows.features[column]).startswith(("string", "large_string", "int", "bool")):
+            continue
+        counts = Counter(value for value in part[column] if value is not None)
+        if 2 <= len(counts) <= len(part) / 2:
+            scale = len(counts) > 2 and not is_text(rows.features[column])
+            gaps = 1 - counts.total() / len(part) > GAPS
+            ranks[column] = (scale, gaps, -min(counts.values()) / counts.total())
+    repeating = sorted(ranks, key=ranks.__getitem__)
+    return [*dict.fromkeys([*([by_name] if by_name else []), *classes, *repeating])]
 
 
 def yes_and_no(rows: Dataset, taken: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from hf_sft.new.decisions import (
     keep_classes,
     leave_out_unlabelled,
     read_both_colours,
+    say_other_labels,
 )
 from hf_sft.new.findings import Finding
 from hf_sft.new.look import Labels, labels_of, look
@@ -129,7 +130,7 @@ def propose(
     raw["task"] |= found.keys
     _name_source(raw, method)
     labels = {split: labels_of(rows, found) for split, rows in data.items()}
-    decisions = reading.decisions + read_both_colours(raw["data"])
+    decisions = reading.decisions + say_other_labels(found) + read_both_colours(raw["data"])
     decisions += leave_out_unlabelled(data, found, labels, raw["data"])
     decisions += carve_test(data, raw["data"])
     if found.per_row:
