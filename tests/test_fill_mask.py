@@ -208,7 +208,7 @@ def test_a_model_that_finds_every_word_surprises_nobody(processor):
 
 
 def test_bad_rows_and_settings_are_told(processor, source):
-    with pytest.raises(DataError, match=r"data.train row 2: 'text' is None"):
+    with pytest.raises(DataError, match=r"data.train row 2: 'text' is empty"):
         FillMask().check(DatasetDict(train=Dataset.from_dict({"text": ["a", None]})))
     with pytest.raises(DataError, match="Did you mean 'txet'"):
         FillMask().check(DatasetDict(train=Dataset.from_dict({"txet": ["a"]})))

@@ -517,7 +517,7 @@ def test_tables_to_predict(tmp_path, capsys):
     capsys.readouterr()
     for name, text, words in (
         ("b.csv", "question,text\na,b\n", "'context'"),
-        ("b.csv", "question,context\n,b\n", "row 1"),
+        ("b.csv", "question,context\n ,b\n", "row 1"),
         ("b.csv", "question,context\n", "no questions"),
         ("b.txt", "what", "no table"),
     ):

@@ -307,6 +307,16 @@ def test_predict_keeps_the_other_columns_of_a_table(tmp_path):
     assert (record["id"], record["size"], record["label"]) == ("a7", 3, "tree")
 
 
+def test_rows_with_an_empty_cell_are_left_out_and_counted(run, capsys, caplog, tmp_path):
+    table = [(1, "red old"), (2, ""), (3, "oak tall"), (4, "")]
+    path = write_csv(tmp_path / "in.csv", table, ("id", "text"))
+    capsys.readouterr()
+    assert [row["id"] for row in records(capsys, run, path)] == ["1", "3"]
+    assert "in.csv: 2 of 4 rows are left out, as text is empty: row 2, 4." in caplog.text
+    write_csv(path, [(1, ""), (2, "")], ("id", "text"))
+    assert "no row has a value in text" in refused(capsys, "predict", run, path)
+
+
 def test_evaluate_tells_that_the_data_have_changed(run, caplog):
     train = run.parent / "train.csv"
     before = train.read_bytes()

@@ -596,7 +596,7 @@ def test_a_table_may_have_words_parted_by_spaces(finished, tmp_path, capsys):
     [("a.txt", "\n \n", "no texts"), ("a.jsonl", '{"tokens": []}', "a list of words is wanted"),
      ("a.jsonl", '{"tokens": ["a", null]}', "a list of words is wanted"),
      ("a.jsonl", '{"tokns": ["a"]}', "Did you mean 'tokns'"),
-     ("a.csv", "text,id\n,1\n", "row 1")],
+     ("a.csv", "text,id\n,1\n", "no row has a value in text")],
 )  # fmt: skip
 def test_inputs_that_cannot_be_tagged(tmp_path, name, content, words):
     (tmp_path / name).write_text(content, "utf-8")

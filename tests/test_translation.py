@@ -175,14 +175,14 @@ def test_a_dict_written_as_text_is_read_and_a_broken_row_is_named():
     checked = Task(target="translation").check(DatasetDict(train=plain))["train"]
     assert checked["translation"][:] == ["alt"]
     lacking = Dataset.from_dict({"translation": [rows[0], "{'de': 'alt'}"]})
-    with pytest.raises(DataError, match=r"row 2: 'translation\.en' is None"):
+    with pytest.raises(DataError, match=r"row 2: 'translation\.en' is empty"):
         task.check(DatasetDict(train=lacking))
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [({"source": ["a"], "tgt": ["b"]}, "'target'"),
-     ({"source": ["a", "b"], "target": ["c", None]}, "data.train row 2: 'target' is None")],
+     ({"source": ["a", "b"], "target": ["c", None]}, "data.train row 2: 'target' is empty")],
     ids=["missing", "empty"],
 )  # fmt: skip
 def test_bad_pairs_are_named(rows, words):

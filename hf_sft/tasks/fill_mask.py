@@ -17,7 +17,7 @@ from hf_sft.tasks.language_collator import padded
 from hf_sft.tasks.language_metrics import SCALARS
 from hf_sft.tasks.masked_words import StreamingMasked, masked_sums, told
 from hf_sft.tasks.masking import ROW, MaskingCollator, settled, special_tokens
-from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
+from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems, with_texts
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class FillMask(Task):
             raise DataError("\n".join(missing))
         taken = set(ANSWERS) - {self.text}
         rows = rows.remove_columns([c for c in rows.column_names if c in taken])
-        rows = as_text(rows, [self.text])
+        rows = as_text(with_texts(path, rows, [self.text]), [self.text])
         if problems := text_problems(f"'{path.name}'", rows, [self.text]):
             raise DataError("\n".join(problems))
         return rows

@@ -17,6 +17,7 @@ from hf_sft.tasks.base import Task
 from hf_sft.tasks.labels import first_few
 from hf_sft.tasks.question_answering_metrics import StreamingSpans, first_answer
 from hf_sft.tasks.question_answering_windows import Candidates, Collector, Cutter, Window
+from hf_sft.tasks.text_inputs import with_texts
 from hf_sft.tasks.tokenizers import settle
 
 FOUND = ("answer", "score", "start", "end", "n_best")  # columns of the predictions
@@ -164,10 +165,11 @@ class QuestionAnswering(Task):
             f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
             for column in names.values()
             for number, value in enumerate(rows[column], 1)
-            if not isinstance(value, str) or not value.strip()
+            if value is not None and not (isinstance(value, str) and value.strip())
         ]
         if problems:
             raise DataError("\n".join(first_few(f"'{path.name}'", problems)))
+        rows = with_texts(path, rows, [*names.values()])
         if len(rows) == 0:
             raise DataError(f"'{path}': no questions there.")
         return rows

@@ -15,7 +15,7 @@ from hf_sft.tasks import cut_texts
 from hf_sft.tasks import seq2seq_generation as writing
 from hf_sft.tasks.base import Task
 from hf_sft.tasks.seq2seq_collator import Seq2SeqCollator
-from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems
+from hf_sft.tasks.text_inputs import as_text, lines_or_table, no_classes, text_problems, with_texts
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 from hf_sft.tasks.translation_column import DOT, NESTED, languages, unfolded
 
@@ -169,9 +169,8 @@ class Seq2Seq(Task):
         if missing := [line for line in missing if not line.startswith("task.target")]:
             raise DataError("\n".join(missing))
         taken = {self.target, self.written} - {self.source}
-        rows = as_text(
-            rows.remove_columns([c for c in rows.column_names if c in taken]), [self.source]
-        )
+        rows = rows.remove_columns([c for c in rows.column_names if c in taken])
+        rows = as_text(with_texts(path, rows, [self.source]), [self.source])
         if problems := text_problems(f"'{path.name}'", rows, [self.source]):
             raise DataError("\n".join(problems))
         return rows

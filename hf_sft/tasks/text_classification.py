@@ -24,7 +24,7 @@ from hf_sft.tasks.long_texts import (
     windows_of,
 )
 from hf_sft.tasks.pooling import Find, Pooling, pooled, reads_mean
-from hf_sft.tasks.text_inputs import as_text, beginning, lines_or_table, text_problems
+from hf_sft.tasks.text_inputs import as_text, beginning, lines_or_table, text_problems, with_texts
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 
 
@@ -160,7 +160,8 @@ class TextClassification(Classification):
         if missing := [line for line in missing if not line.startswith("task.label")]:
             raise DataError("\n".join(missing))
         taken = {*self.labels, *self.answer.keys} - set(self.text)
-        rows = self.typed(rows.remove_columns([c for c in rows.column_names if c in taken]))
+        rows = rows.remove_columns([c for c in rows.column_names if c in taken])
+        rows = self.typed(with_texts(path, rows, self.text))
         if problems := self.input_problems(f"'{path.name}'", rows):
             raise DataError("\n".join(problems))
         return rows

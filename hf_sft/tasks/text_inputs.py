@@ -24,15 +24,42 @@ def as_text(rows: Dataset, columns: Sequence[str]) -> Dataset:
     return rows
 
 
+def with_texts(path: Path, rows: Dataset, columns: Sequence[str]) -> Dataset:
+    """The rows that are to be predicted: without those where one of these cells is empty.
+
+    How many they are is told, with the numbers of the first.
+
+    Raises:
+        DataError: no row is left.
+    """
+    cells = zip(*(rows[column] for column in columns), strict=True)
+    empty = [number for number, row in enumerate(cells) if any(value is None for value in row)]
+    if not empty:
+        return rows
+    if len(empty) == len(rows):
+        raise DataError(f"'{path}': no row has a value in {listing(columns)}.")
+    log.warning(
+        "%s: %d of %d rows are left out, as %s is empty: row %s.",
+        path.name, len(empty), len(rows), listing(columns), listing((n + 1 for n in empty), 5),
+    )  # fmt: skip
+    gone = {*empty}
+    return rows.select([number for number in range(len(rows)) if number not in gone])
+
+
 def text_problems(place: str, rows: Dataset, columns: Sequence[str]) -> list[str]:
     """A line for each of the first values in these columns that are no text."""
     problems = [
-        f"row {number}: {column!r} is {value!r}, not a text. Correct or remove the row."
+        f"row {number}: {column!r} is {said_of(value)}. Correct or remove the row."
         for column in columns
         for number, value in enumerate(rows[column], 1)
         if not isinstance(value, str)
     ]
     return first_few(place, problems)
+
+
+def said_of(value: object) -> str:
+    """What is wrong with a value that should be a text."""
+    return "empty" if value is None else f"{value!r}, not a text"
 
 
 def empty_texts(place: str, rows: Dataset, column: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from hf_sft.tasks.labels import first_few, name_labels
 from hf_sft.tasks.tag_columns import TagColumns, sentences
 from hf_sft.tasks.tag_schemes import Scheme
 from hf_sft.tasks.tagging import answers, entities, joined, mistakes, word_tags
-from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems
+from hf_sft.tasks.text_inputs import as_text, lines_or_table, text_problems, with_texts
 from hf_sft.tasks.token_classification_metrics import SCALARS, StreamingTags, first_answers
 from hf_sft.tasks.tokenizers import NO_LIMIT, settle
 from hf_sft.tasks.word_windows import IGNORED, settle_words, text_windows, word_windows
@@ -143,7 +143,7 @@ class TokenClassification(Task):
         taken = {self.tags, *ANSWERS} - {self.tokens, TEXT}
         rows = rows.remove_columns([name for name in rows.column_names if name in taken])
         if self.tokens not in rows.column_names and TEXT in rows.column_names:
-            rows = as_text(rows, [TEXT])
+            rows = as_text(with_texts(path, rows, [TEXT]), [TEXT])
             problems = text_problems(f"'{path.name}'", rows, [TEXT])
         else:
             missing = self.missing_columns(path.name, rows.column_names)
