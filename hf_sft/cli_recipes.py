@@ -13,6 +13,7 @@ from hf_sft.told import told
 
 LAUNCHING = "accelerate/"  # among the recipes: configurations for accelerate launch
 WIDTH = 100
+FEW = 4  # recipes that a message names
 REST = {"subsequent_indent": " " * 6, "break_on_hyphens": False}  # of a headline
 
 
@@ -57,8 +58,8 @@ def find_recipe(name: str, known: dict[str, Path]) -> Path:
         raise RecipeError(f"recipe: '{name}' is a folder. Name a YAML file in it.")
     alike = [choice for choice in known if Path(key).name in choice] or known
     raise RecipeError(
-        f"recipe: no file '{name}', and no recipe of that name. Choices: {listing(alike)}; "
-        f"`hf-sft list` shows all.{nearest(key, known)}"
+        f"recipe: no file '{name}', and no recipe of that name.{nearest(key, known)} Choices: "
+        f"{listing(alike, FEW)}; `hf-sft list` shows all."
     )
 
 

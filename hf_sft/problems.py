@@ -12,10 +12,12 @@ def problem(where: str, cls: type[BaseModel], error: Any) -> str:
     """One pydantic error as ``place: what was expected, what was found, the choices``."""
     path = ".".join([where, *(str(part) for part in error["loc"])])
     if error["type"] == "extra_forbidden":
-        keys = _keys(cls, error["loc"])
+        inner = _block(cls, error["loc"])
+        keys = [field.alias or name for name, field in inner.model_fields.items()]
+        of_type = f" of type {kind!r}" if (kind := _type(inner)) else ""
         return (
-            f"{path}: no such key (value {error['input']!r}). Choices: {listing(keys, 30)}."
-            f"{nearest(error['loc'][-1], keys)}"
+            f"{path}: no such key (value {error['input']!r}). Choices{of_type}: "
+            f"{listing(keys, 30)}.{nearest(error['loc'][-1], keys)}"
         )
     if error["type"] == "missing":
         return f"{path}: this key is needed."
@@ -38,10 +40,16 @@ def _described(cls: type[BaseModel], place: tuple) -> str:
     return (field and field.description) or "a value of another form"
 
 
-def _keys(cls: type[BaseModel], place: tuple) -> list[str]:
-    """The keys that may stand where an error is, in the block itself or in one inside it."""
+def _block(cls: type[BaseModel], place: tuple) -> type[BaseModel]:
+    """Whose keys may stand where an error is: the block's own, or those of one inside it."""
     for part in (part for part in place[:-1] if isinstance(part, str)):
         hints = [f.annotation for name, f in cls.model_fields.items() if part in (name, f.alias)]
         inner = [h for hint in hints for h in (hint, *get_args(hint))]
         cls = next((h for h in inner if isinstance(h, type) and issubclass(h, BaseModel)), cls)
-    return [field.alias or name for name, field in cls.model_fields.items()]
+    return cls
+
+
+def _type(cls: type[BaseModel]) -> str | None:
+    """The ``type`` by which a recipe names a block of this kind; None where it has none."""
+    kind = cls.model_fields["type"].default if "type" in cls.model_fields else None
+    return kind if isinstance(kind, str) else None

@@ -91,8 +91,7 @@ class Recipe:
         problems += drawn_conflicts(blocks)
         _check_files({key: blocks.get(key) for key in opens}, locator(base), problems)
         if problems:
-            told = (f"{_written_in(path, line, overrides)}: {line}" for line in problems)
-            raise RecipeError("\n".join(told))
+            raise RecipeError("\n".join(_told(path, line, overrides) for line in problems))
         return cls(path=path, base=base, raw=raw, **blocks)
 
     @property
@@ -130,11 +129,21 @@ class Recipe:
         return self.early_stopping is not None or bool(self.training.get("load_best_model_at_end"))
 
 
-def _written_in(path: Path, problem: str, overrides: Sequence[str]) -> str:
-    """The file, or that it is not the file: where the value is that a problem is about."""
-    keys = (override.partition("=")[0] for override in overrides)
-    ours = any(problem.startswith((f"{key}:", f"{key}.", repr(key)[:-1])) for key in keys if key)
-    return "override" if ours else path.name
+def _told(path: Path, problem: str, overrides: Sequence[str]) -> str:
+    """With where the value is that it is about: in the file, or in an override.
+
+    A key of the file that does not go with the type an override gives its block is one for which
+    the block has to be replaced as a whole.
+    """
+    values = {key: value for key, _, value in (o.partition("=") for o in overrides) if key}
+    if any(problem.startswith((f"{key}:", f"{key}.", repr(key)[:-1])) for key in values):
+        return f"override: {problem}"
+    place, unknown, _ = problem.partition(": no such key")
+    block = place.rpartition(".")[0]
+    if unknown and f"{block}.type" in values:
+        whole = f"{block}={{type: {values[f'{block}.type']}}}"
+        problem += f" The type was changed alone; to change the whole block: '{whole}'."
+    return f"{path.name}: {problem}"
 
 
 def _blocks(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -196,8 +205,9 @@ def _learning_rates(raw: Any, problems: list[str]) -> tuple:
 
 def _component(base: type, raw: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(raw, dict) or "type" not in raw:
-        known = listing(sorted(component.choices(base)), 30)
-        problems.append(f"{where}: a mapping with a type is wanted, found {raw!r}. Types: {known}.")
+        known = sorted(component.choices(base))
+        remedy = f" Write {{type: {raw}}}." if raw in known else f" Types: {listing(known, 30)}."
+        problems.append(f"{where}: a mapping with a type is wanted, found {raw!r}.{remedy}")
         return None
     try:
         cls = component.find(base, raw["type"])

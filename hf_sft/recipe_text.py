@@ -83,10 +83,15 @@ def read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path.name}: no UTF-8 ({error}). Save a YAML file as UTF-8.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path.name}: no YAML: {error}") from error
+        raise RecipeError(f"{path.name}: no YAML: {_named(error, path.name)}") from error
     if not isinstance(raw, dict):
         raise RecipeError(f"{path.name}: a mapping of blocks is wanted ({listing(BLOCKS, 20)}).")
     return raw
+
+
+def _named(error: Exception, place: str) -> str:
+    """What YAML says, which calls every text it is given <unicode string>."""
+    return str(error).replace('"<unicode string>"', place)
 
 
 def written(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -143,7 +148,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     try:
         value = bounded(yaml.load(text, _Loader))  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{override!r}: the value is no YAML: {error}") from error
+        told = _named(error, "the value")
+        raise RecipeError(f"{override!r}: the value is no YAML: {told}") from error
     place: Any = raw
     for part in outer:
         if isinstance(place, dict) and place.get(part) is None:

@@ -131,6 +131,9 @@ def test_copy_does_not_overwrite(capsys, recipe, tmp_path):
 def test_a_recipe_that_is_not_there(capsys, recipe):
     assert "Did you mean 'quickstart'" in refused(capsys, "check", "quickstat")
     assert "accelerate" not in refused(capsys, "run", "nothing").split("Choices")[1]
+    meant, _, choices = refused(capsys, "run", "quickstart_txt").partition(" Choices: ")
+    assert meant.endswith("Did you mean 'quickstart_text'?")
+    assert choices.count(",") <= 4
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,30 @@ def test_the_least_that_trainer_understands_is_taken(recipe, value):
     assert key in Recipe.load(recipe, [f"training.{value}"]).training
 
 
+def test_a_type_changed_alone_is_told_with_how_to_change_the_block(recipe):
+    remedy = "to change the whole block: 'penalty={type: similarity}'"
+    (line,) = problems(recipe, "penalty.type=similarity")
+    assert line.startswith("recipe.yaml: penalty.lambda: no such key")
+    assert "Choices of type 'similarity': weight" in line
+    assert remedy in line
+    both = problems(recipe, "penalty.type=similarity", "penalty.lambda=1")
+    assert len(both) == 1
+    assert remedy not in both[0]  # it would not help against the other override
+    assert Recipe.load(recipe, ["penalty={type: similarity}"]).penalty[0].type == "similarity"
+
+
+def test_a_type_in_place_of_its_block_is_told_with_the_block(recipe):
+    (line,) = problems(recipe, "penalty=l2-sp")
+    assert line.endswith("found 'l2-sp'. Write {type: l2-sp}.")
+
+
+def test_broken_yaml_is_told_where_it_is(recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"in any\.yaml, line 2, column 5"):
+        parsed(tmp_path, "a: 1\nb: c: d\n")
+    with pytest.raises(RecipeError, match="in the value, line 1"):
+        apply_override({}, "a=b: c: d")
+
+
 def test_all_problems_at_once(recipe):
     lines = problems(
         recipe,
