@@ -46,10 +46,11 @@ def test_the_suggestion_is_the_steepest_fall_and_a_tenth_of_divergence_at_most()
 
 
 PROBE = {"freeze": {"type": "linear-probe"}}
+LPFT = {"freeze": {"type": "lp-ft"}, "penalty": {"type": "l2-sp", "lambda": 0.01}}
 PRIORS = [{"penalty": [{"type": name}]} for name in ("fisher-sp", "similarity", "lwf", "mixout")]
 
 
-@pytest.mark.parametrize("blocks", [{}, PROBE, *PRIORS], ids=str)
+@pytest.mark.parametrize("blocks", [{}, PROBE, LPFT, *PRIORS], ids=str)
 def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, blocks):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))  # Fisher information is kept there
@@ -63,6 +64,7 @@ def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, blocks):
     model = trainer.model
     before = {n: t.clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
     trains = {n: p.requires_grad for n, p in model.named_parameters()}
+    plan, anchors = trainer.follower.memory(), dict(trainer.starting_point.probed)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     seen = []
     step = trainer.training_step
@@ -81,6 +83,27 @@ def test_a_sweep_leaves_the_trainer_bit_for_bit(tmp_path, monkeypatch, blocks):
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
     assert trainer.optimizer is None
+    assert (trainer.follower.memory(), trainer.starting_point.probed) == (plan, anchors)
+    assert (trainer.progress, trainer.state.max_steps) == (0.0, 0)
+
+
+def test_under_a_policy_over_time_the_rate_is_one_for_what_opens_later(tmp_path):
+    rates = rates_between(1e-6, 1e2, 40)
+    faster = [{"role": "head", "multiplier": 100}]
+    policies = {"all": None, "lp-ft": {"type": "lp-ft"}, "gradual": {"type": "gradual"},
+                "stall": {"type": "gradual", "when": "stall"}}  # fmt: skip
+    found = {}
+    for name, freeze in policies.items():
+        recipe = Recipe.load(
+            text_recipe(tmp_path, penalty=None, freeze=freeze, learning_rates=faster)
+        )
+        found[name] = sweep(prepare(recipe, training_arguments(recipe)).trainer, rates)
+    assert found["all"].phase == ""
+    assert "all that it ever trains open, as freeze lp-ft has it from" in found["lp-ft"].phase
+    for name in ("lp-ft", "gradual"):
+        assert found[name].losses == pytest.approx(found["all"].losses, rel=1e-3), name
+        assert found[name].suggestion == found["all"].suggestion
+    assert "by signals was not measured" in found["stall"].phase
 
 
 def _sum(model):

@@ -20,6 +20,7 @@ class RateRange:
         smoothed: their running mean, corrected for its start.
         steepest: the rate at which the smoothed loss falls fastest over log rate; None: nowhere.
         diverged: the rate at which it left DIVERGED times its lowest, or was not finite; None: not.
+        phase: which part of a policy over time was measured, in words; "" where nothing changes.
     """
 
     rates: list[float]
@@ -27,6 +28,7 @@ class RateRange:
     smoothed: list[float]
     steepest: float | None
     diverged: float | None
+    phase: str = ""
 
     @property
     def suggestion(self) -> float | None:

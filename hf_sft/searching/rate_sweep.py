@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hf_sft.outlook import SAMPLES, Span, spans, steps
 from hf_sft.searching.rate_range import RateRange, is_divergent, judge
 from hf_sft.training import prior_data
 from hf_sft.training.loss_scale import settle_, undisturbed
@@ -15,9 +17,10 @@ from hf_sft.training.loss_scale import settle_, undisturbed
 def sweep(trainer: Any, rates: Sequence[float]) -> RateRange:
     """Train a step at every rate, rising, until the loss diverges; then put everything back.
 
-    The recipe's optimizer, penalty, accumulation, clipping, and what its policy opens at step 0;
-    groups keep their factors on the rate. Weights, buffers, modes, gradients and random state are
-    afterwards what they were, bit for bit. Smith 2015, arXiv 1506.01186.
+    The recipe's optimizer, penalty, accumulation and clipping; groups keep their factors on the
+    rate. A policy over time is held in the phase in which most trains. Weights, buffers, modes,
+    gradients and random state are afterwards what they were, bit for bit. Smith 2015, arXiv
+    1506.01186.
 
     Args:
         trainer: a TransferTrainer that has not begun to train.
@@ -28,6 +31,7 @@ def sweep(trainer: Any, rates: Sequence[float]) -> RateRange:
         settle_(trainer)
         prior_data.prepare(trainer)
         trainer.source_pass.prepare(trainer)
+        phase = hold_widest_(trainer)
         optimizer = trainer.create_optimizer()
         shares = [group["lr"] / trainer.args.learning_rate for group in optimizer.param_groups]
         trainer.model.train()
@@ -37,12 +41,37 @@ def sweep(trainer: Any, rates: Sequence[float]) -> RateRange:
             losses.append(_step(trainer, optimizer, batches))
             if is_divergent(losses):
                 break
-    return judge(rates, losses)
+    return replace(judge(rates, losses), phase=phase)
+
+
+def hold_widest_(trainer: Any) -> str:
+    """Keep a policy over time where most parameters train, the first of equals; it in words.
+
+    A rate that suits the probe of a new head alone destroys the backbone that opens after it.
+    """
+    if not trainer.freeze.dynamic:
+        return ""
+    known, count = spans(trainer), min(steps(trainer), SAMPLES)
+    sizes = {name: p.numel() for name, p in trainer.model.named_parameters()}
+
+    def opened(span: Span) -> int:
+        return sum(sizes[name] for name in span.plan.trains & trainer.follower.trainable)
+
+    widest = max(known, key=opened)
+    trainer.state.global_step, trainer.state.max_steps = round(widest.start * count), count
+    most, every = opened(widest), sum(sizes[name] for name in trainer.ever_trains)
+    share = "all that it ever trains" if most == every else f"{most:,} of {every:,} parameters"
+    told = (
+        f"measured with {share} open, as freeze {trainer.freeze.type} has it from "
+        f"{100 * widest.start:.3g} to {100 * widest.end:.3g} % of the steps"
+    )
+    unseen = trainer.freeze.watches and most < every
+    return told + ("; what it opens by signals was not measured." if unseen else ".")
 
 
 @contextmanager
 def unchanged(trainer: Any) -> Iterator[None]:
-    """Put weights, buffers, gradients, and who trains, of a trainer's model back afterwards."""
+    """Put weights, buffers, gradients, who trains, and where the plan is, back afterwards."""
     model = trainer.model
     state = {name: tensor.detach().cpu().clone() for name, tensor in _tensors(model)}
     trains = {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()}
@@ -50,6 +79,9 @@ def unchanged(trainer: Any) -> Iterator[None]:
             "model_accepts_loss_kwargs")  # fmt: skip
     given = {name: getattr(trainer, name) for name in kept}
     trainer.running_loss = type(trainer.running_loss)()
+    follower, start, at = trainer.follower, trainer.starting_point, trainer.state
+    memory, probed = follower.memory(), dict(start.probed)
+    step, last = at.global_step, at.max_steps
     try:
         yield
     finally:
@@ -60,6 +92,9 @@ def unchanged(trainer: Any) -> Iterator[None]:
             parameter.requires_grad_(trains[name][0]).grad = trains[name][1]
         for name, value in given.items():
             setattr(trainer, name, value)
+        at.global_step, at.max_steps = step, last
+        follower.begin(memory)
+        start.set_probed(probed)
         trainer.accelerator.free_memory()
 
 

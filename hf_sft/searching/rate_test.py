@@ -66,6 +66,8 @@ def told(found: RateRange) -> str:
         if found.diverged is None
         else f"It diverges at {found.diverged:.2g}.",
     ]
+    if found.phase:
+        parts.append(f"\n{found.phase[0].upper()}{found.phase[1:]}")
     if found.suggestion is not None:
         parts.append(f"\nTry training.learning_rate={found.suggestion:.1e}")
     return " ".join(parts)
