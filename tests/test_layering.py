@@ -68,7 +68,8 @@ compare
 rate_range
 rate_sweep step_times
 rate_test speed
-trial_process study best search_table
+trial_process study best
+search_table
 search_page
 search
 held_out derived

@@ -17,6 +17,8 @@ from hf_sft.cli import main
 from hf_sft.searching import study
 from hf_sft.searching.best import best
 from hf_sft.searching.search import search
+from hf_sft.searching.search_table import ordered
+from hf_sft.searching.space import Search, space
 from hf_sft.searching.trial_process import Trial, train
 
 OVER = {
@@ -39,9 +41,30 @@ def test_the_best_keeps_at_least_what_is_asked():
     rows = [row(0, 0.9, 0.2), row(1, 0.7, 0.8), row(2, 0.8, 0.9), row(3, 0.8, 0.95)]
     rows += [row(4, None, 1.0), row(5, 0.99, None)]
     assert best(rows[:4], True, None)["number"] == 0
-    assert best(rows, True, 0.8)["number"] == 2
+    assert best(rows, True, 0.8)["number"] == 3
     assert best(rows, False, 0.8)["number"] == 1
     assert best(rows, True, 0.96) is None
+
+
+def test_of_equal_scores_the_one_that_keeps_more_is_best_and_first_in_the_table():
+    rows = [
+        row(0, 0.8, None),
+        row(1, 0.8, 0.5),
+        row(2, 0.8, 0.7),
+        row(3, 0.8, 0.7),
+        row(4, None, 1),
+    ]
+    for greater in (True, False):
+        assert best(rows, greater, None)["number"] == 2
+        told = ordered({"trials": rows, "greater_is_better": greater})
+        assert [r["number"] for r in told] == [2, 3, 1, 0, 4]
+
+
+@pytest.mark.parametrize("key", ["lambda", "weight"])
+def test_the_strength_is_searched_by_the_name_it_has(key):
+    found = space({"penalty": {"type": "some", key: 10.0}}, Search())
+    assert (found[f"penalty.{key}"].low, found[f"penalty.{key}"].high) == (0.1, 1000.0)
+    assert set(found) == {"training.learning_rate", f"penalty.{key}", "freeze"}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +88,9 @@ def test_every_trial_is_told_and_none_leaves_a_model(searched):
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
     assert str(path.parent) not in page
     assert page.count("<svg") >= 2
+    assert "4 finished trials" in page  # why it says nothing of what matters
+    shown = data["recipe"]["data"]  # named as the recipe names it, not from the search's folder
+    assert (shown["train"], shown["test"]) == ("train.csv", "test.csv")
 
 
 def test_the_best_recipe_is_an_ordinary_one_that_gives_the_same(searched, capsys):
@@ -99,6 +125,7 @@ def test_what_was_under_way_is_run_again_with_the_same_values(searched, monkeypa
     data, _ = search(path, [f"search.trials={count + 1}"])
     assert len(data["trials"]) == count + 1
     assert data["trials"][-1]["params"]["training.learning_rate"] == values
+    assert (folder / f"trial-{data['trials'][-1]['number']}.log").is_file()
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

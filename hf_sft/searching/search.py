@@ -21,7 +21,7 @@ from hf_sft.reporting.report_page import shareable
 from hf_sft.running import load_data
 from hf_sft.searching import search_page
 from hf_sft.searching import study as studies
-from hf_sft.searching.best import as_recipe, best
+from hf_sft.searching.best import as_recipe, best, only_the_run
 from hf_sft.searching.space import Range, Search, space, suggested, words
 from hf_sft.searching.trial_process import Trial, train
 from hf_sft.training_arguments import training_arguments
@@ -141,7 +141,7 @@ class Searched:
             trial.report(score, step)
             return trial.should_prune()
 
-        file = self.place / f"{name}.log"
+        file = self.place / f"trial-{trial.number}.log"
         order = Trial(self.recipe.path, self.recipe.base, self.words(own, name), self.metric, file)
         try:
             found = train(order, prunes)
@@ -174,8 +174,9 @@ class Searched:
                 value if isinstance(self.over[key], list) else as_override(key, value)
                 for key, value in chosen["params"].items()
             ]
-            raw = as_recipe(self.trial(own, "best"), self.place / "best", self.place)
-            text, data["recipe"] = dump(raw), shareable(raw)
+            trial = self.trial(own, "best")
+            text = dump(as_recipe(trial, self.place / "best", self.place))
+            data["recipe"] = shareable(only_the_run(trial))
         _write(self.place / "best.yaml", text)
         _write(
             self.place / "search.json",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hf_sft.searching.best import rank
 from hf_sft.table import table
 
 
@@ -23,12 +24,8 @@ def text(data: dict[str, Any]) -> str:
 
 
 def ordered(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trials by their target, those without one last."""
-    sign = -1 if data["greater_is_better"] else 1
-    worst = float("inf")
-    return sorted(
-        data["trials"], key=lambda r: worst if r["target"] is None else sign * r["target"]
-    )
+    """The trials, the best first: by target, then retention; those without a target last."""
+    return sorted(data["trials"], key=lambda row: rank(row, data["greater_is_better"]))
 
 
 def shown(value: Any, key: str) -> str:

@@ -10,6 +10,7 @@ from hf_sft.recipe_text import as_override
 
 FIXED = ("task", "data", "compare", "search", "retention", "training.seed", "training.output_dir")
 RATE = 5e-5  # Trainer's own
+STRENGTHS = ("lambda", "weight")  # of weight priors and of function priors
 TENFOLD, HUNDREDFOLD = 10, 100  # how far the default ranges reach on either side
 
 
@@ -50,7 +51,7 @@ class Search(Component):
 
     Keys:
         over: key of the recipe -> {low, high, log} or a list of values; by default the learning
-            rate, λ, and whether all trains, the last blocks, or the head.
+            rate, λ or weight, and whether all trains, the last blocks, or the head.
         trials: how many, those of earlier calls of the same search counted.
         metric: of validation; the task's own by default.
         retention: the least that is to be kept of the source's function, 0 to 1; null: any.
@@ -94,10 +95,11 @@ def suggested(over: dict[str, Range | list[Any]], trial: Any) -> list[str]:
 
 
 def space(raw: dict[str, Any], asked: Search) -> dict[str, Range | list[Any]]:
-    """What is searched: the recipe's own choice, else learning rate × λ × freezing depth.
+    """What is searched: the recipe's own choice, else learning rate × strength × freezing depth.
 
     Raises:
-        RecipeError: the recipe's learning rate or λ is no number above 0, and it names no range.
+        RecipeError: the recipe's learning rate, λ or weight is no number above 0, and it names no
+            range.
     """
     if asked.over:
         return asked.over
@@ -106,8 +108,9 @@ def space(raw: dict[str, Any], asked: Search) -> dict[str, Range | list[Any]]:
     penalty = raw.get("penalty")
     if penalty is None:
         found["penalty"] = [None, {"type": "l2-sp"}]
-    elif isinstance(penalty, dict) and isinstance(penalty.get("lambda"), int | float):
-        found["penalty.lambda"] = _around(penalty["lambda"], HUNDREDFOLD)
+    elif isinstance(penalty, dict):
+        given = [key for key in STRENGTHS if isinstance(penalty.get(key), int | float)]
+        found |= {f"penalty.{key}": _around(penalty[key], HUNDREDFOLD) for key in given}
     if raw.get("adapter") is None:
         own = [] if raw.get("freeze") is None else [raw["freeze"]]
         usual = [None, {"type": "train-last"}, {"type": "linear-probe"}]
