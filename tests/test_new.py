@@ -124,6 +124,10 @@ def test_a_model_may_be_given_as_a_whole_block(here, capsys):
     assert "does not fit" not in capsys.readouterr().out  # it was loaded
     Path("images.yaml").unlink()
     assert "no YAML" in refused(capsys, "image-classification", "images", "--model", "{name: [}")
+    for nameless in ("{}", "{architecture: resnet10t}", "{name: 3}"):
+        told = refused(capsys, "image-classification", "images", "--model", nameless)
+        assert "has no name" in told
+    assert "model.name" in refused(capsys, "image-classification", "images", "model.name=3")
 
 
 def test_a_guessed_label_is_the_fullest_and_most_even_and_the_others_are_named(here, capsys):

@@ -151,9 +151,7 @@ def _begun(
     """The recipe's name, and the blocks that need no look at the data."""
     raw: dict[str, Any] = {"task": {"type": task}}
     raw["data"], name = data_block(task, given, folder)
-    raw["model"] = model_block(model) if model else {"name": None}
-    if isinstance(source := raw["model"].get("name"), str):
-        raw["model"]["name"] = model_name(source, folder)
+    raw["model"] = _source(model, folder) if model else {"name": None}
     for override in overrides:
         apply_override(raw, override)
     return name, raw
@@ -169,7 +167,15 @@ def _method(task: str) -> Method:
     return METHODS[task]
 
 
-def model_name(given: str, folder: Path) -> str:
+def _source(given: str, folder: Path) -> dict[str, Any]:
+    """The block of a model as the command line names it."""
+    block = model_block(given)
+    if not isinstance(block.get("name"), str):
+        raise RecipeError(f"--model: {given!r} has no name. Write '{{name: …, …}}'.")
+    return block | {"name": _model_name(block["name"], folder)}
+
+
+def _model_name(given: str, folder: Path) -> str:
     """A local path as the recipe has to write it; any other name as it is."""
     path = Path(given).expanduser()
     if given.startswith(PACKAGE) or not path.exists():
@@ -202,7 +208,7 @@ def _limit(raw: dict[str, Any], method: Method, locate: Locate) -> int | None:
     stated = [task.get("max_length"), task.get("max_source_length")]
     try:
         place = locate(raw["model"]["name"])
-    except (UserError, TypeError):
+    except (UserError, TypeError, AttributeError):  # no text; told when the recipe is checked
         place = None
     for file, key in ((CONFIG, "max_position_embeddings"), (TOKENIZER, "model_max_length")):
         if place is not None and (place / file).is_file():
