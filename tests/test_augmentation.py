@@ -231,7 +231,7 @@ def test_resuming_is_not_stopping(tmp_path, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(running, "build_trainer", stopping)
-        patch.setattr(running.Report, "of", lambda *args: 1 / 0)
+        patch.setattr(running, "measured", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(recipes[1])
     report = run(recipes[1]).data

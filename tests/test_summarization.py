@@ -265,5 +265,5 @@ def test_lengths_and_beams_belong_to_the_task(tmp_path):
 
 def test_a_missing_summary_is_named():
     rows = Dataset.from_dict({"document": ["a"], "summary": [None]})
-    with pytest.raises(DataError, match="data.train row 1: 'summary' is None"):
+    with pytest.raises(DataError, match="data.train row 1: 'summary' is empty"):
         Summarization().check(DatasetDict(train=rows))

@@ -57,8 +57,8 @@ def test_inputs_and_labels_are_told_together():
             train={"text": ["a", None], "label": ["x", "y"]}, test={"text": [None], "label": ["z"]}
         ),
     )
-    assert "data.train row 2: 'text' is None" in message
-    assert "data.test row 1: 'text' is None" in message
+    assert "data.train row 2: 'text' is empty" in message
+    assert "data.test row 1: 'text' is empty" in message
     assert "data.test: 'label' has classes that train does not: z" in message
 
 
@@ -160,7 +160,7 @@ def test_inputs_to_predict_are_lines_or_a_table(tmp_path, name, content):
     ("name", "content", "words"),
     [("t.txt", "", "no texts"), ("t.txt", "\n \n", "no texts"), ("t.txt", b"\xff\xfe", "UTF-8"),
      ("t.csv", "txt\na\n", "'txt'?"), ("t.csv", "", "empty"), ("t.csv", "text\n", "no texts"),
-     ("t.csv", "text,id\n,1\n", "row 1"), ("t.csv", "text\na,b\n", "line 2")],
+     ("t.csv", "text,id\n,1\n", "no row has a value in text"), ("t.csv", "text\na,b\n", "line 2")],
 )  # fmt: skip
 def test_inputs_that_cannot_be_predicted(tmp_path, name, content, words):
     with pytest.raises(DataError, match=words):
