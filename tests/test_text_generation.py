@@ -165,7 +165,7 @@ def test_the_columns_of_exactly_one_form_are_wanted(tmp_path, settings):
     ("rows", "settings", "words"),
     [
         ([{"prompt": "a", "complete": "b"}], PAIR, "Did you mean 'complete'"),
-        ([{"prompt": "a", "completion": None}] * 9, PAIR, "data.train row 1: 'completion' is empty"),
+        ([{"prompt": "a", "completion": None}] * 9, PAIR, "row 1: 'completion' is empty"),
         ([{"messages": []}, CHATS[0]], {"messages": "messages"}, "row 1: 'messages' is '[]'"),
         ([{"messages": [{"role": "user", "content": "a"}]}], {"messages": "messages"},
          "no turn of the assistant"),
