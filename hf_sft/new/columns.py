@@ -70,10 +70,8 @@ def _image_classification(rows: Dataset, given: dict[str, Any]) -> Roles:
     label = given.get("label") or yes_and_no(rows, [image]) or label_of(rows, [image])
     more, form = _label_form(rows, label, given)
     answer = label if isinstance(label, str) else None
-    keys, others = (
-        {"image": image, "label": label, **more},
-        _other_labels(rows, [image], answer, given),
-    )
+    keys = {"image": image, "label": label, **more}
+    others = _other_labels(rows, [image], answer, given)
     return Roles(keys, [image], answer, form, "image", others)
 
 
